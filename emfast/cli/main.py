@@ -1,0 +1,62 @@
+"""The ``emfast`` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from emfast import __version__
+from emfast.cli.data import app as data_app
+from emfast.cli.evaluate import evaluate
+from emfast.cli.export import export
+from emfast.cli.generate import generate
+from emfast.cli.segment import segment
+from emfast.cli.train import app as train_app
+from engines.errors import UserError
+
+app = typer.Typer(
+    name="emfast",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"emfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Labelled synthetic EM images and fast segmentation of mitochondria.
+
+    Example: emfast generate --count 4 --out synthetic
+    """
+
+
+app.command()(generate)
+app.command()(segment)
+app.command()(evaluate)
+app.command()(export)
+app.add_typer(train_app, name="train")
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,123 @@
+"""A denoiser bundle on an engine, ready to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from emfast.channels import Uint8, decode
+from emfast.diffusion.sampling import sample
+from emfast.diffusion.spec import DenoiserSpec
+from engines.bundle import Bundle, open_bundle
+from engines.engine import Engine
+from engines.errors import UserError
+from engines.selection import open_engine
+
+
+class Generator:
+    """Draws labelled images with a denoiser.
+
+    A context manager; leaving it frees the engine.
+
+    Args:
+        bundle: of the denoiser.
+        engine: that runs it.
+        passed_over: why better engines were not taken, one line each.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, passed_over: Sequence[str] = ()) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self.passed_over = tuple(passed_over)
+        self.spec = DenoiserSpec.from_dict(bundle.manifest.model)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path = "epfl-denoiser",
+        engine: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Open a denoiser bundle on an engine.
+
+        Args:
+            bundle: a folder, or the name of a shipped bundle.
+            engine, precision, threads: as for :func:`engines.selection.open_engine`.
+
+        Raises:
+            UserError: no such bundle, a damaged one, or no such engine here.
+        """
+        opened = open_bundle(bundle, kind="denoiser")
+        selection = open_engine(opened, engine, precision, threads)
+        return cls(opened, selection.engine, selection.passed_over)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """:class:`UserError` unless images of (height, width) pixels can be drawn."""
+        multiple = self.bundle.manifest.multiple
+        if min(size) < multiple or any(side % multiple for side in size):
+            raise UserError(
+                f"images of {size[1]} x {size[0]} pixels: both sides must be a multiple of "
+                f"{multiple}; this model was trained for {self.spec.size[1]} x {self.spec.size[0]}"
+            )
+        fixed = self.bundle.manifest.inputs[0].shape[2:]
+        if any(isinstance(f, int) and f != s for f, s in zip(fixed, size, strict=True)):
+            raise UserError(
+                f"images of {size[1]} x {size[0]} pixels: this bundle draws "
+                f"{fixed[1]} x {fixed[0]} only"
+            )
+
+    def draw(
+        self,
+        indices: Sequence[int],
+        seed: int = 0,
+        steps: int | None = None,
+        size: tuple[int, int] | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> tuple[Uint8, Uint8]:
+        """Draw the images with these numbers of the set that ``seed`` names.
+
+        Args:
+            indices: of the images, each in [0, 2^64 - 1]; they form one batch.
+            seed: of the whole set, in [0, 2^64 - 1].
+            steps: of sampling; all of the schedule's by default.
+            size: height and width in pixels; what the model was trained for by default.
+            on_step: called after each step.
+
+        Returns:
+            Images, uint8 (len(indices), height, width), greys in [0, 255], and label maps, uint8
+            of that shape, 0 for background.
+
+        Raises:
+            UserError: a size or a number of steps that the model cannot do.
+        """
+        size = size or self.spec.size
+        self.check_size(size)
+        shape = (len(self.spec.channels), *size)
+        x = sample(self._denoise, self.spec.sampler(steps), seed, indices, shape, on_step)
+        if not np.isfinite(x).all():
+            raise UserError(
+                f"{self.bundle.path}: the network drew values that are not numbers on "
+                f"{self.engine.info}; try --precision fp32"
+            )
+        return decode(self.spec.channels, x)
+
+    def _denoise(
+        self, x: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        outputs = self.engine.run({"x": x, "timestep": timestep})
+        return outputs["prediction"].astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,182 @@
+"""Training the denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from emfast.channels import clip_range, decode, encode, standard_channels, symmetric_channels
+from emfast.data.stack import Stack
+from emfast.data.tiles import cut_tiles, paper_windows
+from emfast.diffusion.samplers import DDPM
+from emfast.diffusion.sampling import sample
+from emfast.diffusion.schedule import Schedule, cosine_schedule, linear_schedule
+from emfast.models.denoiser import Denoiser, DenoiserConfig
+from emfast.synthesis.contact import contact_sheet
+from emfast.training.batches import CROPS, TIMESTEPS, epoch_batch, generator, random_crops
+from emfast.training.presets import DenoiserSettings
+from emfast.training.trainer import Trainer
+from engines.errors import UserError
+from engines.files import atomic_write
+
+SAMPLE_COUNT = 4
+SAMPLE_STEPS = 50
+SAMPLE_SIDE = 256
+
+
+def make_schedule(settings: DenoiserSettings) -> Schedule:
+    """The schedule that a preset names."""
+    if settings.schedule == "linear":
+        return linear_schedule(settings.steps, settings.prediction)
+    return cosine_schedule(settings.steps, settings.prediction)
+
+
+class DenoiserTask:
+    """Draws image and mask together: v or noise prediction with a squared error.
+
+    Args:
+        settings: of the training.
+        stack: the training slices with their masks.
+        device: to train on.
+    """
+
+    def __init__(self, settings: DenoiserSettings, stack: Stack, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+        self.images, self.masks = stack.images, stack.labels()
+        self.report_every = settings.sample_every
+        if settings.epochs:
+            height, width = stack.images.shape[1:]
+            stack = cut_tiles(stack, paper_windows(height, width)).stack()
+            self.images, self.masks = stack.images, stack.labels()
+        if settings.symmetric:
+            self.channels = symmetric_channels(1, 1)
+        else:
+            mean, deviation = float(stack.images.mean()), float(stack.images.std())
+            self.channels = standard_channels(round(mean, 2), round(deviation, 2))
+        self.schedule = make_schedule(settings)
+        self.config = DenoiserConfig(
+            in_channels=len(self.channels),
+            widths=settings.widths,
+            blocks=settings.blocks,
+            steps=settings.steps,
+        )
+        torch.manual_seed(settings.seed)
+        self.network: nn.Module = Denoiser(self.config)
+        alphas = torch.from_numpy(self.schedule.alphas_cumprod)
+        if settings.prediction == "v_prediction":
+            self.network.precondition(alphas)
+        alphas = alphas.float().to(device)
+        self._signal, self._sigma = alphas.sqrt(), (1 - alphas).sqrt()
+
+    def _batch(self, iteration: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        side, batch = self.settings.crops[iteration % len(self.settings.crops)]
+        if self.settings.epochs:
+            chosen = epoch_batch(len(self.images), batch, self.settings.seed, iteration)
+            return self.images[chosen], self.masks[chosen]
+        rng = generator(self.settings.seed, iteration, CROPS)
+        crops = random_crops(self.images, self.masks, side, batch, rng, self.settings.dihedral)
+        return crops.images, crops.masks
+
+    def losses(self, iteration: int) -> dict[str, Tensor]:
+        images, masks = self._batch(iteration)
+        x0 = torch.from_numpy(encode(self.channels, images, masks)).to(self.device)
+        # Timesteps are spread evenly over the batch, which lowers the variance of the loss.
+        rng = generator(self.settings.seed, iteration, TIMESTEPS)
+        spread = (rng.random() + np.arange(len(x0))) / len(x0) % 1
+        timestep = torch.from_numpy((spread * self.settings.steps).astype(np.int64))
+        timestep = timestep.to(self.device)
+        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(self.device)
+        signal, sigma = (v[timestep][:, None, None, None] for v in (self._signal, self._sigma))
+        target = noise
+        if self.settings.prediction == "v_prediction":
+            target = signal * noise - sigma * x0
+        x = (signal * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
+        error = (self.network(x, timestep.float()) - target).square().mean(dim=(0, 2, 3))
+        kinds = [c.kind for c in self.channels]
+        image = error[[i for i, k in enumerate(kinds) if k == "image"]].mean()
+        mask = error[[i for i, k in enumerate(kinds) if k == "mask"]].mean()
+        return {"loss": error.mean(), "image": image, "mask": mask}
+
+    def after_step(self) -> None:
+        assert isinstance(self.network, Denoiser)
+        self.network.normalize_weights()
+
+    def report(self, network: nn.Module, iteration: int, folder: Path) -> dict[str, float]:
+        """Draw a few images with the averaged network, so that over-training can be seen."""
+        # The sampler is numpy on the host; the same four seeds at every report.
+        sampler = DDPM(
+            self.schedule, min(SAMPLE_STEPS, self.settings.steps), clip=clip_range(self.channels)
+        )
+
+        def denoise(
+            x: np.ndarray[Any, Any], timestep: np.ndarray[Any, Any]
+        ) -> np.ndarray[Any, Any]:
+            with (
+                torch.no_grad(),
+                torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
+                ),
+            ):
+                inputs = torch.from_numpy(x).to(self.device, memory_format=torch.channels_last)
+                prediction = network(inputs, torch.from_numpy(timestep).to(self.device))
+            result: np.ndarray[Any, Any] = prediction.float().cpu().numpy().copy()
+            return result
+
+        shape = (len(self.channels), SAMPLE_SIDE, SAMPLE_SIDE)
+        images, masks = decode(
+            self.channels, sample(denoise, sampler, 0, range(SAMPLE_COUNT), shape)
+        )
+        with atomic_write(folder / f"{iteration:07d}.png") as temporary:
+            contact_sheet(images, masks, columns=SAMPLE_COUNT).save(temporary)
+        return {
+            "grey_mean": float(images.mean()),
+            "grey_deviation": float(images.std()),
+            "mask_area": float((masks > 0).mean()),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "denoiser",
+            "network": self.config.to_dict(),
+            "schedule": self.schedule.to_dict(),
+            "channels": [c.to_dict() for c in self.channels],
+        }
+
+
+def train_denoiser(
+    settings: DenoiserSettings, stack: Stack, data: dict[str, Any], folder: Path, device: str
+) -> Trainer:
+    """Train a denoiser, or go on with the run that ``folder`` holds.
+
+    Args:
+        settings: a preset, maybe with values overridden.
+        stack: the training slices with their masks; held-out slices are not among them.
+        data: JSON-ready description of ``stack``, kept in the checkpoint.
+        folder: of the run.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The trainer, after its last iteration.
+
+    Raises:
+        UserError: settings or data that do not fit, or a loss that is not finite.
+    """
+    where = torch.device(device)
+    task = DenoiserTask(settings, stack, where)
+    if settings.epochs:
+        per_epoch = -(-len(task.images) // settings.crops[0][1])
+        settings = replace(settings, iterations=settings.epochs * per_epoch)
+        task.settings = settings
+    multiple = Denoiser(task.config).multiple
+    for side, _ in settings.crops:
+        if side % multiple:
+            raise UserError(f"crops of {side} pixels: the network needs a multiple of {multiple}")
+    trainer = Trainer(task, settings, folder, where, data)
+    trainer.run()
+    return trainer

@@ -1,0 +1,215 @@
+"""The settings of both trainings and their presets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from engines.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both trainings share.
+
+    Attributes:
+        crops: (side in pixels, batch) of the iterations, in turn: ((128, 16), (256, 4)) alternates.
+        iterations: optimizer steps of the whole run.
+        epochs: passes over a fixed set of tiles, which ``iterations`` follows from; 0 where
+            training takes random crops instead.
+        learning_rate: the peak of the optimizer's.
+        final_learning_rate: at the end of the run.
+        warmup: iterations over which the learning rate rises from 0.
+        decay: "cosine" over the whole run; "linear" over its last fifth, constant before; "steps":
+            a tenth of the rate each third of the run.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        ema: relative width of the weights' exponential moving average, as a share of the run so
+            far (EDM2, arXiv 2312.02696, eq. 123); 0 for none.
+        precision: "bf16" runs convolutions in bfloat16 (autocast), "fp32" does not.
+        seed: decides weights, batches and noise.
+    """
+
+    crops: tuple[tuple[int, int], ...]
+    iterations: int
+    epochs: int
+    learning_rate: float
+    final_learning_rate: float
+    warmup: int
+    decay: Literal["cosine", "linear", "steps"]
+    weight_decay: float
+    betas: tuple[float, float]
+    ema: float
+    precision: Literal["bf16", "fp32"]
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        crops = tuple((int(side), int(batch)) for side, batch in values["crops"])
+        known = {f.name: values[f.name] for f in fields(cls)}
+        return cls(**{**known, "crops": crops, "betas": tuple(values["betas"])})
+
+    def override(self, **values: Any) -> Self:
+        """A copy with the values that are not None."""
+        return replace(self, **{k: v for k, v in values.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class DenoiserSettings(Settings):
+    """Settings of the denoiser's training.
+
+    Attributes:
+        widths: feature channels of each resolution level.
+        blocks: residual blocks a level.
+        steps: timesteps of the schedule.
+        prediction: what the network predicts.
+        schedule: "cosine", shifted by 64 / 256 with zero terminal SNR, or "linear", the seed's.
+        symmetric: channels from -1 to 1, as the seed paper has them, instead of standardised.
+        dihedral: whether crops are flipped and turned by quarters.
+        sample_every: iterations between the samples that are drawn during training.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int
+    steps: int
+    prediction: Literal["epsilon", "v_prediction"]
+    schedule: Literal["cosine", "linear"]
+    symmetric: bool
+    dihedral: bool
+    sample_every: int
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        return super().from_dict({**values, "widths": tuple(values["widths"])})
+
+
+@dataclass(frozen=True)
+class SegmenterSettings(Settings):
+    """Settings of the segmenter's training.
+
+    Attributes:
+        network: "light", 1 976 897 parameters for one class, or "full", the classic U-Net.
+        loss: soft Dice alone, or with binary cross-entropy.
+        standardize: whether each slice's greys are shifted and scaled to mean 0 and deviation 1;
+            otherwise they are divided by 255.
+        augment: "paper": flips, quarter turns, 7 degrees, 5 % shift, 10 % zoom and noise;
+            "default": those with free rotation, contrast, brightness and blur.
+        validate_every: iterations between scores on the held-out slices.
+    """
+
+    network: Literal["light", "full"]
+    loss: Literal["dice", "dice+bce"]
+    standardize: bool
+    augment: Literal["paper", "default"]
+    validate_every: int
+
+
+DENOISER_PRESETS = {
+    # Section 3 of the seed paper, with the optimizer of the diffusers tutorial that it follows.
+    "paper": DenoiserSettings(
+        crops=((256, 16),),
+        iterations=0,
+        epochs=40,
+        learning_rate=4e-4,
+        final_learning_rate=0.0,
+        warmup=500,
+        decay="cosine",
+        weight_decay=1e-2,
+        betas=(0.9, 0.999),
+        ema=0.0,
+        precision="fp32",
+        seed=0,
+        widths=(64, 128, 192),
+        blocks=2,
+        steps=700,
+        prediction="epsilon",
+        schedule="linear",
+        symmetric=True,
+        dihedral=False,
+        sample_every=1080,
+    ),
+    "default": DenoiserSettings(
+        # Small crops teach texture for a quarter of the cost; whole tiles every fourth iteration
+        # keep what is far from any border familiar.
+        crops=((128, 16), (128, 16), (128, 16), (256, 4)),
+        iterations=20000,
+        epochs=0,
+        learning_rate=1e-2,
+        final_learning_rate=0.0,
+        warmup=300,
+        decay="linear",
+        weight_decay=0.0,
+        betas=(0.9, 0.99),
+        ema=0.05,
+        precision="bf16",
+        seed=0,
+        widths=(64, 128, 192),
+        blocks=2,
+        steps=700,
+        prediction="v_prediction",
+        schedule="cosine",
+        symmetric=False,
+        dihedral=True,
+        sample_every=2000,
+    ),
+}
+
+SEGMENTER_PRESETS = {
+    "paper": SegmenterSettings(
+        crops=((256, 7),),
+        iterations=0,
+        epochs=200,
+        learning_rate=1e-4,
+        final_learning_rate=1e-6,
+        warmup=0,
+        decay="steps",
+        weight_decay=0.0,
+        betas=(0.9, 0.999),
+        ema=0.0,
+        precision="fp32",
+        seed=0,
+        network="light",
+        loss="dice",
+        standardize=False,
+        augment="paper",
+        validate_every=1000,
+    ),
+    "default": SegmenterSettings(
+        crops=((256, 8),),
+        iterations=1600,
+        epochs=0,
+        learning_rate=2e-3,
+        final_learning_rate=0.0,
+        warmup=50,
+        decay="cosine",
+        weight_decay=1e-4,
+        betas=(0.9, 0.99),
+        ema=0.05,
+        precision="bf16",
+        seed=0,
+        network="light",
+        loss="dice+bce",
+        standardize=True,
+        augment="default",
+        validate_every=200,
+    ),
+}
+
+
+def denoiser_preset(name: str) -> DenoiserSettings:
+    """A preset by its name; :class:`UserError` lists the names that exist."""
+    if name not in DENOISER_PRESETS:
+        raise UserError(f"unknown preset {name!r}; accepted: {', '.join(DENOISER_PRESETS)}")
+    return DENOISER_PRESETS[name]
+
+
+def segmenter_preset(name: str) -> SegmenterSettings:
+    """A preset by its name; :class:`UserError` lists the names that exist."""
+    if name not in SEGMENTER_PRESETS:
+        raise UserError(f"unknown preset {name!r}; accepted: {', '.join(SEGMENTER_PRESETS)}")
+    return SEGMENTER_PRESETS[name]

@@ -1,0 +1,282 @@
+"""The training loop that the denoiser and the segmenter share."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from emfast.progress import duration, progress
+from emfast.training.checkpoint import (
+    load_checkpoint,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+    save_checkpoint,
+)
+from emfast.training.plot import plot_log
+from emfast.training.presets import Settings
+from engines.errors import UserError
+from engines.files import atomic_write
+
+CHECKPOINT = "latest.safetensors"
+CHECKPOINT_SECONDS = 60.0
+LOG_EVERY = 20
+# Looking at a loss waits for the GPU; on the CPU it costs nothing.
+CHECK_EVERY = {"cpu": 1, "cuda": LOG_EVERY}
+
+
+class Task(Protocol):
+    """What is trained. ``report_every`` iterations lie between reports."""
+
+    network: nn.Module
+    report_every: int
+
+    def losses(self, iteration: int) -> dict[str, Tensor]:
+        """The losses of one batch, scalars; "loss" is minimised, the others are logged."""
+
+    def after_step(self) -> None:
+        """Called after every optimizer step."""
+
+    def report(self, network: nn.Module, iteration: int, folder: Path) -> dict[str, float]:
+        """Score or draw with the averaged network; returns what is logged."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts that an export needs; stored in every checkpoint."""
+
+
+def learning_rate(settings: Settings, iteration: int) -> float:
+    """The learning rate of an iteration, counted from 0."""
+    peak, final, total = settings.learning_rate, settings.final_learning_rate, settings.iterations
+    if iteration < settings.warmup:
+        return peak * (iteration + 1) / settings.warmup
+    done = iteration / total
+    if settings.decay == "steps":
+        return max(final, peak * 0.1 ** int(done * 3))
+    if settings.decay == "cosine":
+        start = settings.warmup / total
+        done = (done - start) / max(1 - start, 1e-9)
+        return final + (peak - final) * (1 + math.cos(math.pi * done)) / 2
+    return final + (peak - final) * min(1.0, (1 - done) / 0.2)
+
+
+def ema_exponent(width: float) -> float:
+    """gamma for the relative width of a power-function average (EDM2, algorithm 2)."""
+    roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
+    return float(roots[np.argmax(roots.real)].real)
+
+
+@dataclass
+class Trainer:
+    """Trains a task in a run folder, from where an earlier run of the same command stopped.
+
+    The folder holds ``run.json`` (settings), ``log.csv``, ``loss.png``, ``samples/`` and
+    ``latest.safetensors``, written at least once a minute.
+
+    Attributes:
+        task: what is trained.
+        settings: of the training.
+        folder: of the run.
+        device: where the network is.
+        data: JSON-ready description of the training data.
+    """
+
+    task: Task
+    settings: Settings
+    folder: Path
+    device: torch.device
+    data: dict[str, Any]
+    iteration: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+
+    def run(self) -> None:
+        """Train to the last iteration.
+
+        Raises:
+            UserError: the folder holds a run with other settings, or the loss is not finite.
+        """
+        settings = self.settings
+        self._network = self.task.network.to(self.device, memory_format=torch.channels_last)
+        self._average = copy.deepcopy(self._network).eval().requires_grad_(False)
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._gamma = ema_exponent(settings.ema) if settings.ema else 0.0
+        self._open_folder()
+        if self.iteration >= settings.iterations:
+            return
+        saved = time.monotonic()
+        start = time.monotonic() - self.seconds
+        sums: dict[str, Tensor] = {}
+        check_every = CHECK_EVERY[self.device.type]
+        with progress("training", settings.iterations, self.iteration) as advance:
+            try:
+                while self.iteration < settings.iterations:
+                    losses = self._step()
+                    for name, loss in losses.items():
+                        sums[name] = sums.get(name, 0) + loss.detach()
+                    done = self.iteration + 1
+                    last = done == settings.iterations
+                    if (done % check_every == 0 or last) and not bool(
+                        torch.isfinite(sums["loss"])
+                    ):
+                        raise UserError(
+                            f"the loss is not a number at iteration {done}; {self.folder / CHECKPOINT}"
+                            " is the last good checkpoint. A lower learning rate may help"
+                        )
+                    self.iteration, self.seconds = done, time.monotonic() - start
+                    note = ""
+                    if done % LOG_EVERY == 0 or last:
+                        count = done % LOG_EVERY or LOG_EVERY
+                        means = {name: float(value) / count for name, value in sums.items()}
+                        sums = {}
+                        self._log(means)
+                        note = " ".join(f"{k} {v:.4f}" for k, v in means.items())
+                    if done % self.task.report_every == 0 or last:
+                        self._report()
+                    due = time.monotonic() - saved > CHECKPOINT_SECONDS
+                    if (due and done % check_every == 0) or done % self.task.report_every == 0 or last:
+                        self._save()
+                        saved = time.monotonic()
+                    advance(1, note)
+            except KeyboardInterrupt:
+                self._save()
+                raise UserError(
+                    f"stopped at iteration {self.iteration} of {settings.iterations}; "
+                    "the same command goes on from there"
+                ) from None
+
+    def _step(self) -> dict[str, Tensor]:
+        rate = learning_rate(self.settings, self.iteration)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.iteration)  # dropout
+        self._network.train()
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
+        ):
+            losses = self.task.losses(self.iteration)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self.task.after_step()
+        self._update_average()
+        return losses
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Power-function average: the weight of the past is (1 - 1/i)^(gamma + 1) (EDM2, eq. 127)."""
+        keep = (1 - 1 / (self.iteration + 1)) ** (self._gamma + 1) if self.settings.ema else 0.0
+        averages = list(self._average.parameters())
+        torch._foreach_lerp_(averages, list(self._network.parameters()), 1 - keep)
+        for target, source in zip(self._average.buffers(), self._network.buffers(), strict=True):
+            if target.is_floating_point() and self.settings.ema:
+                target.lerp_(source, 1 - keep)
+            else:
+                target.copy_(source)
+
+    def _report(self) -> None:
+        samples = self.folder / "samples"
+        samples.mkdir(exist_ok=True)
+        values = self.task.report(self._average, self.iteration, samples)
+        if values:
+            path = self.folder / "scores.csv"
+            append_row(path, {"iteration": self.iteration, **values})
+        plot_log(self.folder / "log.csv", self.folder / "loss.png")
+
+    def _log(self, losses: dict[str, float]) -> None:
+        rate = learning_rate(self.settings, self.iteration - 1)
+        row = {"iteration": self.iteration, "seconds": round(self.seconds, 1), "rate": rate}
+        append_row(self.folder / "log.csv", {**row, **losses})
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.folder / CHECKPOINT,
+            {
+                "network": self._network.state_dict(),
+                "average": self._average.state_dict(),
+                "optimizer": optimizer_tensors(self._optimizer),
+            },
+            {
+                "iteration": self.iteration,
+                "seconds": self.seconds,
+                "settings": self.settings.to_dict(),
+                "data": self.data,
+                "task": self.task.describe(),
+            },
+        )
+
+    def _open_folder(self) -> None:
+        """Create the run folder, or take up the run that it holds."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be created ({error.strerror})") from None
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            groups, meta = load_checkpoint(path)
+            self._refuse_changes(meta)
+            restore_module(self._network, groups["network"], path)
+            restore_module(self._average, groups["average"], path)
+            restore_optimizer(self._optimizer, groups["optimizer"])
+            self.iteration, self.seconds = meta["iteration"], meta["seconds"]
+            for log in ("log.csv", "scores.csv"):
+                truncate_rows(self.folder / log, self.iteration)
+            print(
+                f"{self.folder}: goes on from iteration {self.iteration} of "
+                f"{self.settings.iterations} ({duration(self.seconds)} so far)"
+            )
+        else:
+            for log in ("log.csv", "scores.csv"):
+                (self.folder / log).unlink(missing_ok=True)
+        with atomic_write(self.folder / "run.json") as temporary:
+            record = {"settings": self.settings.to_dict(), "data": self.data}
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+    def _refuse_changes(self, meta: dict[str, Any]) -> None:
+        """A run goes on only as it began; its length alone may change."""
+        now = json.loads(json.dumps({**self.settings.to_dict(), "data": self.data}))
+        then = {**meta["settings"], "data": meta["data"]}
+        changed = [k for k in now if k != "iterations" and now[k] != then.get(k)]
+        if changed:
+            told = "; ".join(f"{k} was {then.get(k)}, is {now[k]}" for k in changed)
+            raise UserError(
+                f"{self.folder} holds a run with other settings ({told}); "
+                "give the same ones or another --out"
+            )
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a CSV file, with a header where it is new."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def truncate_rows(path: Path, iteration: int) -> None:
+    """Drop the rows of a CSV file that a killed run wrote after its last checkpoint."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if int(row["iteration"]) <= iteration]
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["iteration"])
+        writer.writeheader()
+        writer.writerows(kept)

@@ -1,0 +1,141 @@
+"""How an exported denoiser is compared with the PyTorch one: on noisy tiles, and by sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emfast.channels import Channel, decode
+from emfast.data.stack import Stack
+from emfast.diffusion.noise import normal_noise
+from emfast.diffusion.sampling import sample
+from emfast.diffusion.spec import DenoiserSpec
+from emfast.progress import progress
+from emfast.quality.overlap import confusion
+from engines.errors import UserError
+from export.verify import Check, Measure, Outputs, Run, Tolerance
+
+# Largest errors of an output relative to its root mean square.
+OUTPUT = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(5e-2, 5e-3)}
+# A whole sampling with the same noise: least PSNR of the image, in dB, and Dice of the mask.
+TRAJECTORY = {"fp32": (60.0, 0.999), "fp16": (40.0, 0.98)}
+# The PSNR of two 8-bit images that are equal, which has no finite value.
+PSNR_EQUAL = 100.0
+CROPS = 2
+
+
+def crops(
+    stack: Stack, size: tuple[int, int], multiple: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], str]:
+    """A few crops of a stack with their masks, spread over it.
+
+    Args:
+        stack: slices with masks.
+        size: height and width; less where the slices are smaller.
+        multiple: that height and width must be divisible by.
+
+    Returns:
+        Images and masks, uint8 (CROPS, height, width), and where they are from, in words.
+
+    Raises:
+        UserError: no masks, or slices smaller than ``multiple``.
+    """
+    masks = stack.labels()
+    count, *slice_size = stack.images.shape
+    height, width = (
+        min(a, b) // multiple * multiple for a, b in zip(size, slice_size, strict=True)
+    )
+    if not height or not width:
+        raise UserError(f"{stack.source}: slices are smaller than {multiple} pixels")
+    chosen = [i * count // CROPS for i in range(CROPS)]
+    windows = []
+    for i, z in enumerate(chosen):
+        y = (slice_size[0] - height) * (i + 1) // (CROPS + 1)
+        x = (slice_size[1] - width) * (i + 1) // (CROPS + 1)
+        windows.append((z, slice(y, y + height), slice(x, x + width)))
+    names = ", ".join(dict.fromkeys(stack.names[z] for z in chosen))
+    return (
+        np.stack([stack.images[w] for w in windows]),
+        np.stack([masks[w] for w in windows]),
+        f"{CROPS} crops of {width} x {height} pixels from {names}",
+    )
+
+
+def noisy_batches(
+    spec: DenoiserSpec, x0: npt.NDArray[np.float32], multiple: int
+) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+    """Inputs of a denoiser at five timesteps, from the first to the last, and of another shape.
+
+    Args:
+        spec: of the denoiser.
+        x0: clean channels, float32 (batch, channels, height, width).
+        multiple: that height and width must be divisible by.
+    """
+    last = spec.schedule.steps - 1
+    batches = {}
+    for t in sorted({last * i // 4 for i in range(5)}):
+        alpha = spec.schedule.alphas_cumprod[t]
+        noise = normal_noise(0, range(len(x0)), t, x0.shape[1:])
+        x = np.float32(np.sqrt(alpha)) * x0 + np.float32(np.sqrt(1 - alpha)) * noise
+        batches[f"t = {t}"] = {"x": x, "timestep": np.full(len(x0), t, dtype=np.float32)}
+    half = x0.shape[2] // 2 // multiple * multiple
+    if half:
+        middle = batches[f"t = {last // 2}"]
+        batches[f"t = {last // 2}, {x0.shape[3]} x {half} pixels"] = {
+            "x": np.ascontiguousarray(middle["x"][:1, :, :half]),
+            "timestep": middle["timestep"][:1],
+        }
+    return batches
+
+
+def trajectory_check(spec: DenoiserSpec, steps: int | None) -> Check:
+    """A check that samples one image with the same noise on each engine.
+
+    Args:
+        spec: of the denoiser.
+        steps: of the sampling; all of the schedule's by default.
+    """
+    sampler = spec.sampler(steps)
+    shape = (len(spec.channels), *spec.size)
+
+    def run(network: Run) -> Outputs:
+        def denoise(
+            x: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32]
+        ) -> npt.NDArray[np.float32]:
+            prediction = network({"x": x, "timestep": timestep})["prediction"]
+            return np.asarray(prediction, dtype=np.float32)
+
+        with progress("verifying a sampling", len(sampler.steps)) as advance:
+            return {"x": sample(denoise, sampler, 0, [0], shape, advance)}
+
+    def judge(precision: str, expected: Outputs, got: Outputs) -> list[Measure]:
+        psnr_limit, dice_limit = TRAJECTORY[precision]
+        name = f"{len(sampler.steps)} steps: "
+        psnr, dice = compare_samples(spec.channels, expected["x"], got["x"])
+        return [
+            Measure(f"{name}PSNR of the image", psnr, psnr_limit, at_least=True),
+            Measure(f"{name}Dice of the mask", dice, dice_limit, at_least=True),
+        ]
+
+    return Check(run, judge)
+
+
+def compare_samples(
+    channels: Sequence[Channel], expected: npt.NDArray[Any], got: npt.NDArray[Any]
+) -> tuple[float, float]:
+    """PSNR of the images in dB and Dice of the masks, NaN where any number is not finite.
+
+    Args:
+        channels: of the denoiser.
+        expected, got: float32 (batch, len(channels), height, width).
+    """
+    if not (np.isfinite(expected).all() and np.isfinite(got).all()):
+        return float("nan"), float("nan")
+    image, mask = decode(channels, expected)
+    other_image, other_mask = decode(channels, got)
+    error = float(np.mean((image.astype(np.float64) - other_image) ** 2))
+    psnr = 10 * float(np.log10(255**2 / error)) if error else PSNR_EQUAL
+    return psnr, confusion(other_mask, mask).dice

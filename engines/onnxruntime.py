@@ -1,0 +1,95 @@
+"""onnxruntime on the CPU and on CUDA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+from engines.engine import Array, EngineInfo, EngineUnavailable
+from engines.errors import UserError
+
+INSTALL = (
+    "no onnxruntime is installed; install emfast with one extra: pip install 'emfast[cpu]', or "
+    "'emfast[gpu]' for an NVIDIA GPU (never both)"
+)
+PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+
+
+def import_onnxruntime() -> ModuleType:
+    """The onnxruntime module; :class:`EngineUnavailable` says which extra to install."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        reason = INSTALL if missing else f"onnxruntime does not load ({error})"
+        raise EngineUnavailable(reason) from None
+    return onnxruntime
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OnnxRuntimeEngine:
+    """One onnxruntime session.
+
+    Args:
+        graph: the ONNX file.
+        name: "onnxruntime-cpu" or "onnxruntime-cuda".
+        precision: of the graph, for :attr:`info`.
+        threads: CPU threads; all processors of this process by default.
+
+    Raises:
+        EngineUnavailable: onnxruntime or the provider cannot run here.
+        UserError: the graph cannot be loaded.
+    """
+
+    def __init__(self, graph: Path, name: str, precision: str, threads: int | None = None) -> None:
+        ort = import_onnxruntime()
+        provider = PROVIDERS[name]
+        version = f"onnxruntime {ort.__version__}"
+        if provider not in ort.get_available_providers():
+            raise EngineUnavailable(f"this {version} was built without {provider}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or cpu_count()
+        options.log_severity_level = 3
+        if name == "onnxruntime-cuda" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN from the wheels of the gpu extra
+        providers = [provider] if name == "onnxruntime-cpu" else [provider, PROVIDERS["onnxruntime-cpu"]]
+        try:
+            self._session = ort.InferenceSession(str(graph), options, providers=providers)
+        except Exception as error:  # onnxruntime's errors share no public base class
+            message = " ".join(str(error).split())
+            raise UserError(f"{graph}: onnxruntime cannot load it ({message})") from None
+        # A provider that is listed but cannot load is dropped without an error: only the
+        # session tells which one runs.
+        running = self._session.get_providers()[0]
+        if running != provider:
+            raise EngineUnavailable(
+                f"{version} lists {provider} but cannot load it (no driver, or CUDA or cuDNN "
+                "libraries of another version)"
+            )
+        device = (
+            f"CPU, {options.intra_op_num_threads} threads"
+            if name == "onnxruntime-cpu"
+            else "CUDA device 0"
+        )
+        self.info = EngineInfo(name, precision, device, version)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        values: list[Any] = self._session.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        del self._session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

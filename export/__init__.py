@@ -1,0 +1,1 @@
+"""From a trained PyTorch module to a verified bundle."""
