@@ -14,6 +14,7 @@ from torch import nn
 
 from emfast import __version__
 from emfast.channels import Channel, encode, symmetric_channels
+from emfast.data.sample import read_sample
 from emfast.data.stack import Stack, read_stack
 from emfast.diffusion.schedule import Prediction, Schedule
 from emfast.diffusion.spec import DenoiserSpec
@@ -59,12 +60,7 @@ def prepare(
         )
     if channels is not None and pipeline is None:
         raise UserError("--channels goes with --from-diffusers; a checkpoint knows its channels")
-    if data is None:
-        from emfast.data.sample import read_sample
-
-        stack = read_sample()
-    else:
-        stack = read_stack(data)
+    stack = read_sample() if data is None else read_stack(data)
     if pipeline is not None:
         kinds = None if channels is None else channels.split(",")
         return export_diffusers(pipeline, name, kinds, stack, metrics or {}, trajectory_steps)

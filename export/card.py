@@ -6,6 +6,9 @@ from typing import Any
 
 from engines.bundle import Manifest
 
+# Longer lists are told by their ends and their length.
+LIST = 8
+
 
 def card(manifest: Manifest, notes: str = "") -> str:
     """Write a bundle's card.
@@ -44,11 +47,13 @@ def _tensors(manifest: Manifest) -> str:
 def _facts(values: dict[str, Any], indent: str = "") -> str:
     lines = []
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             lines.append(f"{indent}- {key}:")
             lines.append(_facts(value, indent + "  "))
         elif isinstance(value, float):
             lines.append(f"{indent}- {key}: {value:.6g}")
+        elif isinstance(value, list) and len(value) > LIST:
+            lines.append(f"{indent}- {key}: {value[0]} ... {value[-1]} ({len(value)})")
         else:
             lines.append(f"{indent}- {key}: {value}")
     return "\n".join(lines)

@@ -79,8 +79,8 @@ def _space_to_depth(x: Any, r: int) -> Any:
     # SpaceToDepth puts channel c of the block's pixel k at k channels + c, PyTorch at c r^2 + k.
     channels = x.shape[1]
     order = np.arange(channels * r**2).reshape(r**2, channels).T.reshape(-1)
-    y = opset.SpaceToDepth(x, blocksize=r)
-    return opset.Gather(y, opset.Constant(value_ints=order.tolist()), axis=1)
+    indices: Any = opset.Constant(value_ints=order.tolist())
+    return opset.Gather(opset.SpaceToDepth(x, blocksize=r), indices, axis=1)
 
 
 def fold_scalars(model: ir.Model) -> None:
@@ -132,7 +132,8 @@ def _owns(node: ir.Node, weights: Sequence[ir.Value | None]) -> bool:
 
 
 def _scale(value: ir.Value | None, factor: float) -> None:
-    assert value is not None and value.const_value is not None
+    assert value is not None
+    assert value.const_value is not None
     array = value.const_value.numpy()
     value.const_value = ir.tensor((array * factor).astype(array.dtype), name=value.name)
 

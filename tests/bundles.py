@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from emfast.channels import standard_channels
+from emfast.diffusion.schedule import cosine_schedule
+from emfast.diffusion.spec import DenoiserSpec
 from engines.bundle import MANIFEST, Manifest, TensorSpec
 from engines.files import sha256
 
@@ -87,6 +90,54 @@ def write_segmenter_bundle(
             "normalization": normalization,
             "threshold": threshold,
         },
+    )
+
+
+def write_denoiser_bundle(folder: Path, steps: int = 20, gain: float = 0.5) -> Path:
+    """A denoiser of an image and a mask channel: prediction = gain * mean of 3 x 3 pixels of x.
+
+    Args:
+        folder: to make.
+        steps: of its schedule.
+        gain: of the prediction; NaN makes none a number.
+    """
+    weight = np.zeros((2, 2, 3, 3), dtype=np.float32)
+    weight[0, 0] = weight[1, 1] = gain / 9
+    free = ("batch", 2, "height", "width")
+    # A graph input that no node reads would be dropped: the timestep is added with weight 0.
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "weight"], ["mean"], pads=[1, 1, 1, 1]),
+            helper.make_node("Mul", ["timestep", "zero"], ["nothing"]),
+            helper.make_node("Unsqueeze", ["nothing", "axes"], ["column"]),
+            helper.make_node("Add", ["mean", "column"], ["prediction"]),
+        ],
+        "denoiser",
+        [_tensor("x", free), _tensor("timestep", ("batch",))],
+        [_tensor("prediction", free)],
+        [
+            numpy_helper.from_array(weight, "weight"),
+            numpy_helper.from_array(np.zeros((), np.float32), "zero"),
+            numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes"),
+        ],
+    )
+    spec = DenoiserSpec(
+        schedule=cosine_schedule(steps),
+        channels=standard_channels(140.0, 30.0),
+        variance="fixed_small",
+        clip=True,
+        size=(32, 48),
+    )
+    return write_bundle(
+        folder,
+        "denoiser",
+        graph,
+        [
+            TensorSpec("x", "float32", free, "noisy standardised channels"),
+            TensorSpec("timestep", "float32", ("batch",), f"0 to {steps - 1}"),
+        ],
+        [TensorSpec("prediction", "float32", free, "velocity")],
+        spec.to_dict(),
     )
 
 

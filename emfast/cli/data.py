@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Read EM stacks, split them, cut tiles, fetch the EPFL stack.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Read EM stacks, split them, cut tiles, fetch the EPFL stack.",
+    epilog="Example: emfast data info data/epfl",
+)
 
 Source = Annotated[
     Path,
@@ -47,7 +51,7 @@ def info(source: Source, masks: Masks = None) -> None:
         typer.echo(f"{key + ':':<15}{value}")
 
 
-@app.command(epilog="Example: emfast data split data/epfl --holdout 140-164 --gap 5")
+@app.command(epilog="Example: emfast data split data/epfl --hold-out 140-164 --gap 5")
 def split(
     source: Source,
     holdout: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emfast.cli.requirements import require
 from engines.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def denoiser(
 
     Example: emfast train denoiser --data epfl --hold-out 140-164 --out runs/denoiser
     """
+    require("train", "torch", "safetensors", "matplotlib")
     from emfast.training.denoiser import train_denoiser
     from emfast.training.presets import denoiser_preset
 
@@ -110,6 +112,7 @@ def segmenter(
 
     Example: emfast train segmenter --data epfl --hold-out 140-164 --out runs/segmenter
     """
+    require("train", "torch", "safetensors", "matplotlib")
     from emfast.training.presets import segmenter_preset
     from emfast.training.segmenter import train_segmenter
 

@@ -121,6 +121,7 @@ class Trainer:
         saved = time.monotonic()
         start = time.monotonic() - self.seconds
         sums: dict[str, Tensor] = {}
+        summed = 0
         check_every = CHECK_EVERY[self.device.type]
         with progress("training", settings.iterations, self.iteration) as advance:
             try:
@@ -128,6 +129,7 @@ class Trainer:
                     losses = self._step()
                     for name, loss in losses.items():
                         sums[name] = sums.get(name, 0) + loss.detach()
+                    summed += 1
                     done = self.iteration + 1
                     last = done == settings.iterations
                     if (done % check_every == 0 or last) and not bool(
@@ -140,9 +142,8 @@ class Trainer:
                     self.iteration, self.seconds = done, time.monotonic() - start
                     note = ""
                     if done % LOG_EVERY == 0 or last:
-                        count = done % LOG_EVERY or LOG_EVERY
-                        means = {name: float(value) / count for name, value in sums.items()}
-                        sums = {}
+                        means = {name: float(value) / summed for name, value in sums.items()}
+                        sums, summed = {}, 0
                         self._log(means)
                         note = " ".join(f"{k} {v:.4f}" for k, v in means.items())
                     if done % self.task.report_every == 0 or last:

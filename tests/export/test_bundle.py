@@ -39,7 +39,7 @@ def export() -> Export:
             multiple=1,
             graphs={},
             model={"anything": [1, 2]},
-            training={"settings": {"seed": 7}, "data": {}},
+            training={"settings": {"seed": 7}, "data": {"slices": [f"s{i}" for i in range(20)]}},
             metrics={"dice": 0.875},
         ),
         checks=(output_check({"noise": {"x": x}}, TOLERANCES),),
@@ -86,8 +86,10 @@ def test_card_tells_what_the_manifest_holds(export: Export, tmp_path: Path) -> N
     assert text.startswith("# test network\n")
     assert "| input `x` | batch x 2 x height x width | float32 | noisy channels |" in text
     assert "  - seed: 7" in text
+    assert "  - slices: s0 ... s19 (20)\n" in text
     assert "- dice: 0.875" in text
-    assert "| noise, y: maximum error |" in text and "| at most 0.0001 |" in text
+    assert "| noise, y: maximum error |" in text
+    assert "| at most 0.0001 |" in text
     assert text.endswith("## Limits\n\nnone\n")
 
 
@@ -123,7 +125,7 @@ def test_what_fails_is_not_written(export: Export, tmp_path: Path) -> None:
 
 def test_weights_that_are_not_numbers_fail(export: Export, tmp_path: Path) -> None:
     broken = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
-    nn.init.constant_(broken[2].weight, float("nan"))  # type: ignore[arg-type]
+    nn.init.constant_(broken[2].weight, float("nan"))
     with pytest.raises(UserError, match="error nan"):
         export_bundle(replace(export, reference=broken, module=broken), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

@@ -31,7 +31,8 @@ class Network(nn.Module):
         for norm in (self.norm, self.up_norm):
             nn.init.uniform_(norm.weight, 0.5, 2)
             nn.init.normal_(norm.bias)
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             nn.init.normal_(norm.running_mean)
             nn.init.uniform_(norm.running_var, 0.5, 2)
 

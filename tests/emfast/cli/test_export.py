@@ -79,7 +79,8 @@ def test_a_run_becomes_a_bundle(checkpoint: Path, data: Path, tmp_path: Path) ->
     assert "reference: torch" in output
     assert "fp16: onnxruntime-cpu" in output
     rows = [line for line in output.splitlines() if "maximum error" in line]
-    assert len(rows) == 4 and all("at most" in row for row in rows)
+    assert len(rows) == 4
+    assert all("at most" in row for row in rows)
     assert f"segmenter exported to {out}" in output.replace("\n", "")
 
 

@@ -59,17 +59,17 @@ def test_info_without_masks(source: Path) -> None:
 
 
 def test_split_prints_and_writes_json(source: Path, tmp_path: Path) -> None:
-    printed = json.loads(run("split", source, "--holdout", "8-9", "--gap", "2"))
+    printed = json.loads(run("split", source, "--hold-out", "8-9", "--gap", "2"))
     assert printed["training"]["slices"] == "0-5"
     assert printed["holdout"]["names"] == ["s8", "s9"]
     assert (
-        run("split", source, "--holdout", "8-9", "--gap", "2", "--out", tmp_path / "s.json") == ""
+        run("split", source, "--hold-out", "8-9", "--gap", "2", "--out", tmp_path / "s.json") == ""
     )
     assert json.loads((tmp_path / "s.json").read_text()) == printed
     with pytest.raises(UserError, match="there is no slice 10"):
-        run("split", source, "--holdout", "8-10")
+        run("split", source, "--hold-out", "8-10")
     with pytest.raises(UserError, match="cannot be written"):
-        run("split", source, "--holdout", "8-9", "--out", tmp_path / "none" / "s.json")
+        run("split", source, "--hold-out", "8-9", "--out", tmp_path / "none" / "s.json")
 
 
 def test_tiles_writes_images_and_masks(source: Path, tmp_path: Path) -> None:

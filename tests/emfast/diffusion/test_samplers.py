@@ -131,7 +131,8 @@ def test_timesteps_descend_from_the_last_trained_one(trained: int, steps: int) -
     assert timesteps[0] == trained - 1
     assert timesteps[-1] >= 0
     gaps = -np.diff(timesteps)
-    assert (gaps >= trained // steps).all() and (gaps <= -(-trained // steps)).all()
+    assert (gaps >= trained // steps).all()
+    assert (gaps <= -(-trained // steps)).all()
 
 
 @pytest.mark.parametrize("steps", [0, -1, 701])

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emfast.data.image import read_image
+from emfast.data.pairs import read_pair
+from emfast.synthesis.denoiser import Generator
+from emfast.synthesis.job import Job, run_job
+from engines.errors import UserError
+from tests.bundles import write_denoiser_bundle
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    bundle = write_denoiser_bundle(tmp_path_factory.mktemp("bundles") / "denoiser")
+    return Generator.open(bundle, "onnxruntime-cpu", threads=1)
+
+
+def job(count: int = 5, seed: int = 7, pairs: bool = False) -> Job:
+    return Job(count=count, seed=seed, steps=20, size=(32, 48), batch=2, pairs=pairs)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_a_set_is_whole(generator: Generator, tmp_path: Path) -> None:
+    result = run_job(job(pairs=True), generator, tmp_path / "set")
+    assert (result.drawn, result.found) == (5, 0)
+    lines = (tmp_path / "set/manifest.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["index"] for entry in entries] == [0, 1, 2, 3, 4]
+    assert {entry["engine"] for entry in entries} == {"onnxruntime-cpu"}
+    assert {entry["bundle"] for entry in entries} == {generator.bundle.sha256}
+    image = read_image(tmp_path / "set/images/000003.png")
+    mask = read_image(tmp_path / "set/masks/000003.png")
+    assert image.shape == mask.shape == (32, 48)
+    assert set(np.unique(mask)) <= {0, 255}
+    pair_image, pair_mask = read_pair(tmp_path / "set/pairs/000003.png")
+    assert (pair_image == image).all()
+    assert (pair_mask == mask // 255).all()
+    assert entries[3]["mask_area"] == pytest.approx((mask > 0).mean(), abs=1e-6)
+    assert (tmp_path / "set/contact.png").is_file()
+
+
+def test_a_killed_run_ends_with_the_same_bytes(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(job(), generator, tmp_path / "whole")
+
+    calls = 0
+    draw = generator.draw
+
+    def dies(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return draw(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generator, "draw", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job(), generator, tmp_path / "killed")
+    # What a kill in the middle of writing leaves: a torn line, an image without its line, and a
+    # file that the line does not match.
+    killed = tmp_path / "killed"
+    with (killed / "manifest.jsonl").open("a") as file:
+        file.write('{"index": 2, "files": {"imag')
+    (killed / "images/000002.png").write_bytes(b"half")
+    (killed / "masks/000001.png").write_bytes(b"damaged")
+    result = run_job(job(), generator, killed)
+    assert (result.drawn, result.found) == (4, 1)
+    assert contents(killed) == contents(tmp_path / "whole")
+
+
+def test_an_image_does_not_depend_on_count_or_order(generator: Generator) -> None:
+    together, masks = generator.draw([0, 1, 2, 3], seed=1)
+    alone, mask = generator.draw([2], seed=1)
+    # One rounding of a grey level is the most that another batch may change.
+    assert np.abs(together[2].astype(int) - alone[0].astype(int)).max() <= 1
+    assert (masks[2] != mask[0]).mean() < 1e-3
+    other, _ = generator.draw([2], seed=2)
+    assert (other[0] != alone[0]).mean() > 0.5
+
+
+def test_another_job_is_refused(generator: Generator, tmp_path: Path) -> None:
+    run_job(job(), generator, tmp_path / "set")
+    with pytest.raises(UserError, match="holds another job .seed was 7, is 8"):
+        run_job(job(seed=8), generator, tmp_path / "set")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/thesis.txt").write_text("important")
+    with pytest.raises(UserError, match="not a set that emfast drew"):
+        run_job(job(), generator, tmp_path / "foreign")
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [((30, 48), "multiple of 16"), ((0, 16), "multiple of 16")]
+)
+def test_sizes_that_do_not_suit(generator: Generator, size: tuple[int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generator.draw([0], size=size)
+
+
+def test_too_many_steps(generator: Generator) -> None:
+    with pytest.raises(UserError, match="takes 1 to 20"):
+        generator.draw([0], steps=21)
+
+
+def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    bundle = write_denoiser_bundle(tmp_path / "nan", gain=float("nan"))
+    with (
+        Generator.open(bundle, "onnxruntime-cpu", threads=1) as generator,
+        pytest.raises(UserError, match="not numbers"),
+    ):
+        run_job(job(), generator, tmp_path / "set")
+    assert not list((tmp_path / "set/images").iterdir())

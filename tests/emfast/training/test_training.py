@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from emfast.data.stack import Stack
+from emfast.training.checkpoint import load_checkpoint
+from emfast.training.denoiser import DenoiserTask, train_denoiser
+from emfast.training.presets import DENOISER_PRESETS, SEGMENTER_PRESETS, SegmenterSettings
+from emfast.training.segmenter import SegmenterTask, train_segmenter
+from emfast.training.trainer import CHECKPOINT, Trainer, ema_exponent, learning_rate
+from engines.errors import UserError
+
+DENOISER = DENOISER_PRESETS["default"].override(
+    widths=(16, 16), blocks=1, steps=20, crops=((32, 2),), iterations=6, warmup=2, sample_every=4
+)
+SEGMENTER = SEGMENTER_PRESETS["default"].override(
+    crops=((32, 2),), iterations=6, warmup=2, validate_every=3
+)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Stack:
+    """Bright slices with dark discs under the masks."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :96]
+    masks = np.stack([((y - 30 - 4 * i) ** 2 + (x - 50) ** 2 < 300) for i in range(4)])
+    images = 150 - 80 * masks + rng.normal(0, 10, masks.shape)
+    return Stack(images.astype(np.uint8), masks.astype(np.uint8), tuple("abcd"), "discs")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    """Die without warning in the middle of an iteration, one checkpoint before it."""
+    step = Trainer._step
+    monkeypatch.setattr("emfast.training.trainer.CHECKPOINT_SECONDS", 0.0)
+
+    def dies(self: Trainer) -> dict[str, Tensor]:
+        if self.iteration == iteration:
+            raise KilledError
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "_step", dies)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    groups, _ = load_checkpoint(folder / CHECKPOINT)
+    return {f"{g}/{n}": t for g, members in groups.items() for n, t in members.items()}
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "segmenter"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    kind: str, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(folder: str) -> None:
+        if kind == "denoiser":
+            train_denoiser(DENOISER, stack, {}, tmp_path / folder, "cpu")
+        else:
+            train_segmenter(SEGMENTER, stack, stack, {}, tmp_path / folder, "cpu")
+
+    train("whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 5)
+        with pytest.raises(KilledError):
+            train("killed")
+    assert load_checkpoint(tmp_path / "killed" / CHECKPOINT)[1]["iteration"] == 5
+    train("killed")
+    whole, killed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, killed[name]), name
+    for log in ("log.csv", "scores.csv"):
+        rows = [list(csv.DictReader((tmp_path / f / log).open())) for f in ("whole", "killed")]
+        iterations = [[row["iteration"] for row in r] for r in rows]
+        assert iterations[0] == iterations[1]
+    assert (tmp_path / "killed/loss.png").is_file()
+
+
+def test_samples_are_drawn_during_training(stack: Stack, tmp_path: Path) -> None:
+    settings = DENOISER.override(sample_every=3)
+    train_denoiser(settings, stack, {}, tmp_path / "run", "cpu")
+    names = sorted(p.name for p in (tmp_path / "run/samples").iterdir())
+    assert names == ["0000003.png", "0000006.png"]
+
+
+def test_a_run_learns(stack: Stack, tmp_path: Path) -> None:
+    settings = SEGMENTER.override(
+        iterations=60, crops=((48, 4),), learning_rate=3e-3, validate_every=60
+    )
+    train_segmenter(settings, stack, stack, {}, tmp_path / "run", "cpu")
+    with (tmp_path / "run/log.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_other_settings_are_refused(stack: Stack, tmp_path: Path) -> None:
+    train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
+    with pytest.raises(UserError, match="seed was 0, is 1"):
+        train_denoiser(DENOISER.override(seed=1), stack, {}, tmp_path / "run", "cpu")
+
+
+def test_a_run_may_be_made_longer(stack: Stack, tmp_path: Path) -> None:
+    train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
+    longer = DENOISER.override(iterations=8)
+    assert train_denoiser(longer, stack, {}, tmp_path / "run", "cpu").iteration == 8
+
+
+def test_a_loss_that_is_not_a_number_stops(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
+    good = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    losses = DenoiserTask.losses
+
+    def explodes(self: DenoiserTask, iteration: int) -> dict[str, Tensor]:
+        result = losses(self, iteration)
+        return {**result, "loss": result["loss"] * float("nan")}
+
+    monkeypatch.setattr(DenoiserTask, "losses", explodes)
+    with pytest.raises(UserError, match="not a number at iteration 7; .* last good checkpoint"):
+        train_denoiser(DENOISER.override(iterations=9), stack, {}, tmp_path / "run", "cpu")
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == good
+
+
+def test_the_paper_presets_count_epochs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 512, 512), dtype=np.uint8)
+    stack = Stack(images, (images > 128).astype(np.uint8), ("a",), "noise")
+    # 9 tiles of 256 x 256 and 1 at half scale: one epoch is one batch of 16 for the denoiser.
+    task = DenoiserTask(DENOISER_PRESETS["paper"], stack, torch.device("cpu"))
+    assert task.images.shape == (10, 256, 256)
+    assert [c.clip for c in task.channels] == [(-1.0, 1.0), (-1.0, 1.0)]
+    assert task.schedule.prediction == "epsilon"
+    settings = SEGMENTER_PRESETS["paper"]
+    segmenter = SegmenterTask(settings, stack, None, torch.device("cpu"))
+    x, target = segmenter._batch(0)
+    assert x.shape == target.shape == (7, 1, 256, 256)
+    assert 0 <= x.min() and x.max() <= 1
+    assert segmenter._batch(1)[0].shape[0] == 3
+
+
+def test_learning_rates() -> None:
+    cosine = replace(SEGMENTER, iterations=100, warmup=10, learning_rate=1.0)
+    assert learning_rate(cosine, 0) == pytest.approx(0.1)
+    assert learning_rate(cosine, 10) == pytest.approx(1.0)
+    assert learning_rate(cosine, 55) == pytest.approx(0.5)
+    linear = replace(cosine, decay="linear")
+    assert learning_rate(linear, 79) == 1.0
+    assert learning_rate(linear, 90) == pytest.approx(0.5)
+    paper: SegmenterSettings = SEGMENTER_PRESETS["paper"].override(iterations=300)
+    rates = [learning_rate(paper, i) for i in (0, 99, 100, 200, 299)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6, 1e-6])
+
+
+def test_the_average_has_the_asked_width() -> None:
+    gamma = ema_exponent(0.05)
+    # EDM2, eq. 123: relative standard deviation of the averaging profile.
+    width = (gamma + 1) ** 0.5 * (gamma + 2) ** -1 * (gamma + 3) ** -0.5
+    assert width == pytest.approx(0.05)
+
+
+def test_crops_larger_than_the_slices_are_refused(stack: Stack, tmp_path: Path) -> None:
+    settings = DENOISER.override(crops=((128, 2),))
+    with pytest.raises(UserError, match="96 x 96 pixels are smaller than the training crops"):
+        train_denoiser(settings, stack, {}, tmp_path / "run", "cpu")

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.bundle import Bundle, open_bundle
+from engines.engine import EngineUnavailable
+from engines.errors import UserError
+from engines.onnxruntime import cpu_count
+from engines.selection import open_engine
+from tests.bundles import write_segmenter_bundle
+
+ort = pytest.importorskip("onnxruntime")
+HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(write_segmenter_bundle(tmp_path_factory.mktemp("bundles") / "segmenter"))
+
+
+def test_the_cpu_engine_tells_what_runs(bundle: Bundle) -> None:
+    with open_engine(bundle, "onnxruntime-cpu", threads=1).engine as engine:
+        assert engine.info.engine == "onnxruntime-cpu"
+        assert engine.info.precision == "fp32"
+        assert engine.info.device == "CPU, 1 threads"
+        assert ort.__version__ in engine.info.version
+        outputs = engine.run({"x": np.zeros((2, 1, 16, 16), np.float32)})
+        assert outputs["probability"].shape == (2, 1, 16, 16)
+        assert outputs["probability"] == pytest.approx(0.5)
+
+
+def test_all_processors_are_used_by_default(bundle: Bundle) -> None:
+    info = open_engine(bundle, "onnxruntime-cpu").engine.info
+    assert info.device == f"CPU, {cpu_count()} threads"
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has a CUDA provider")
+def test_auto_says_why_it_passed_over_cuda(bundle: Bundle) -> None:
+    selection = open_engine(bundle)
+    assert selection.engine.info.engine == "onnxruntime-cpu"
+    (reason,) = selection.passed_over
+    assert reason.startswith("onnxruntime-cuda passed over: this onnxruntime")
+    assert "built without CUDAExecutionProvider" in reason
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has a CUDA provider")
+def test_a_named_engine_is_that_one_or_an_error(bundle: Bundle) -> None:
+    with pytest.raises(EngineUnavailable, match="engine onnxruntime-cuda: .* built without"):
+        open_engine(bundle, "onnxruntime-cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_CUDA, reason="no onnxruntime with a CUDA provider")
+def test_cuda_agrees_with_the_cpu(bundle: Bundle) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 1, 32, 32), dtype=np.float32)
+    on_cpu = open_engine(bundle, "onnxruntime-cpu").engine.run({"x": x})
+    on_cuda = open_engine(bundle, "onnxruntime-cuda").engine.run({"x": x})
+    assert on_cuda["probability"] == pytest.approx(on_cpu["probability"], abs=1e-3)
+
+
+def test_a_listed_provider_that_does_not_load_is_noticed(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session falls back to the CPU without an error; the engine must not."""
+    session = ort.InferenceSession
+
+    def on_cpu(graph: str, options: Any, providers: Any) -> Any:
+        return session(graph, options, providers=["CPUExecutionProvider"])
+
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(ort, "InferenceSession", on_cpu)
+    selection = open_engine(bundle)
+    assert selection.engine.info.engine == "onnxruntime-cpu"
+    assert "lists CUDAExecutionProvider but cannot load it" in selection.passed_over[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engine": "cuda"}, "unknown engine 'cuda'; accepted: auto, onnxruntime-cuda"),
+        ({"precision": "int4"}, "unknown precision 'int4'; accepted: auto, fp32, fp16"),
+        ({"precision": "fp16"}, "has no fp16 graph"),
+        ({"threads": 0}, "0 threads"),
+    ],
+)
+def test_unknown_names(bundle: Bundle, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_engine(bundle, **arguments)
+
+
+def test_without_onnxruntime_the_extra_is_named(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'emfast\[cpu\]'"):
+        open_engine(bundle)
+
+
+def test_the_torch_engine_agrees_with_onnxruntime(bundle: Bundle) -> None:
+    torch = pytest.importorskip("torch")
+    from engines.torch import TorchEngine
+
+    convolution = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    torch.nn.init.constant_(convolution.weight, -4 / 9)
+    module = torch.nn.Sequential(convolution, torch.nn.Sigmoid())
+    x = np.random.default_rng(0).standard_normal((2, 1, 16, 24), dtype=np.float32)
+    with TorchEngine(module, ["x"], ["probability"]) as reference:
+        expected = reference.run({"x": x})["probability"]
+    result = open_engine(bundle, "onnxruntime-cpu", threads=1).engine.run({"x": x})
+    assert result["probability"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("package", ["engines.selection", "engines.bundle"])
+def test_engines_need_neither_torch_nor_emfast(package: str) -> None:
+    code = (
+        f"import sys, {package}; "
+        "sys.exit(any(m.split('.')[0] in ('torch', 'emfast', 'export') for m in sys.modules))"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
