@@ -14,7 +14,7 @@ from engines.errors import UserError
 Array = npt.NDArray[np.generic]
 
 
-class EngineUnavailable(UserError):
+class EngineUnavailableError(UserError):
     """An engine that cannot run here; the message is the reason."""
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from engines.engine import Array, EngineInfo, EngineUnavailable
+from engines.engine import Array, EngineInfo, EngineUnavailableError
 from engines.errors import UserError
 
 INSTALL = (
@@ -19,13 +20,13 @@ PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUD
 
 
 def import_onnxruntime() -> ModuleType:
-    """The onnxruntime module; :class:`EngineUnavailable` says which extra to install."""
+    """The onnxruntime module; :class:`EngineUnavailableError` says which extra to install."""
     try:
-        import onnxruntime
+        onnxruntime = import_module("onnxruntime")
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         reason = INSTALL if missing else f"onnxruntime does not load ({error})"
-        raise EngineUnavailable(reason) from None
+        raise EngineUnavailableError(reason) from None
     return onnxruntime
 
 
@@ -44,7 +45,7 @@ class OnnxRuntimeEngine:
         threads: CPU threads; all processors of this process by default.
 
     Raises:
-        EngineUnavailable: onnxruntime or the provider cannot run here.
+        EngineUnavailableError: onnxruntime or the provider cannot run here.
         UserError: the graph cannot be loaded.
     """
 
@@ -53,13 +54,15 @@ class OnnxRuntimeEngine:
         provider = PROVIDERS[name]
         version = f"onnxruntime {ort.__version__}"
         if provider not in ort.get_available_providers():
-            raise EngineUnavailable(f"this {version} was built without {provider}")
+            raise EngineUnavailableError(f"this {version} was built without {provider}")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or cpu_count()
         options.log_severity_level = 3
         if name == "onnxruntime-cuda" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from the wheels of the gpu extra
-        providers = [provider] if name == "onnxruntime-cpu" else [provider, PROVIDERS["onnxruntime-cpu"]]
+        providers = (
+            [provider] if name == "onnxruntime-cpu" else [provider, PROVIDERS["onnxruntime-cpu"]]
+        )
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no public base class
@@ -69,7 +72,7 @@ class OnnxRuntimeEngine:
         # session tells which one runs.
         running = self._session.get_providers()[0]
         if running != provider:
-            raise EngineUnavailable(
+            raise EngineUnavailableError(
                 f"{version} lists {provider} but cannot load it (no driver, or CUDA or cuDNN "
                 "libraries of another version)"
             )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engines.bundle import Bundle
-from engines.engine import Engine, EngineUnavailable
+from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
 from engines.onnxruntime import OnnxRuntimeEngine
 
@@ -27,7 +27,7 @@ class Candidate:
     Attributes:
         name: as ``--engine`` takes it.
         precisions: in the order that the engine is best served by.
-        open: makes it, or raises :class:`EngineUnavailable` with the reason.
+        open: makes it, or raises :class:`EngineUnavailableError` with the reason.
     """
 
     name: str
@@ -79,7 +79,7 @@ def open_engine(
         raise UserError(f"unknown precision {precision!r}; accepted: {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise UserError(f"{threads} threads asked for; at least 1 is needed")
-    passed_over = []
+    passed_over: list[str] = []
     for candidate in CANDIDATES:
         if engine not in ("auto", candidate.name):
             continue
@@ -88,8 +88,8 @@ def open_engine(
             wanted = next(p for p in candidate.precisions if p in bundle.precisions)
         try:
             return Selection(candidate.open(bundle, wanted, threads), tuple(passed_over))
-        except EngineUnavailable as error:
+        except EngineUnavailableError as error:
             if engine != "auto":
-                raise EngineUnavailable(f"engine {engine}: {error}") from None
+                raise EngineUnavailableError(f"engine {engine}: {error}") from None
             passed_over.append(f"{candidate.name} passed over: {error}")
-    raise EngineUnavailable(f"no engine runs here. {'. '.join(passed_over)}")
+    raise EngineUnavailableError(f"no engine runs here. {'. '.join(passed_over)}")

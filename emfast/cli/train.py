@@ -146,7 +146,8 @@ def _read(
 
     stack = read_stack(data, masks)
     stack.labels()
-    training, held_out = list(range(len(stack))), []
+    training = list(range(len(stack)))
+    held_out: list[int] = []
     if hold_out is not None:
         training, held_out = holdout_split(len(stack), parse_slices(hold_out, len(stack)), gap)
     facts = {

@@ -76,7 +76,8 @@ def normalize_weight(weight: Tensor) -> Tensor:
     """Scale every output channel's weights to unit root mean square (EDM2, eq. 47)."""
     dims = tuple(range(1, weight.ndim))
     norm = torch.linalg.vector_norm(weight, dim=dims, keepdim=True, dtype=torch.float32)
-    return weight / (norm / math.sqrt(weight[0].numel()) + 1e-4)
+    scale: Tensor = norm / math.sqrt(weight[0].numel()) + 1e-4
+    return weight / scale
 
 
 class MPConv(nn.Module):
@@ -128,6 +129,19 @@ class Block(nn.Module):
         return mp_sum(self.skip(x), h, 0.3)
 
 
+class Level(nn.ModuleList):
+    """The blocks of one resolution, one after another."""
+
+    def __init__(self, in_channels: int, width: int, blocks: int, embedding: int) -> None:
+        inputs = [in_channels, *[width] * (blocks - 1)]
+        super().__init__(Block(channels, width, embedding) for channels in inputs)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, embedding)
+        return x
+
+
 class TimestepEmbedding(nn.Module):
     """Magnitude-preserving Fourier features of the timestep (EDM2, eq. 75) and one layer."""
 
@@ -177,20 +191,14 @@ class Denoiser(nn.Module):
         self.encoder = nn.ModuleList()
         channels = widths[0]
         for width in widths:
-            level = nn.ModuleList()
-            for _ in range(config.blocks):
-                level.append(Block(channels, width, emb))
-                channels = width
-            self.encoder.append(level)
+            self.encoder.append(Level(channels, width, config.blocks, emb))
+            channels = width
         self.decoder = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
-            level = nn.ModuleList()
             if i != len(widths) - 1:
                 channels += width  # the skip connection
-            for _ in range(config.blocks):
-                level.append(Block(channels, width, emb))
-                channels = width
-            self.decoder.append(level)
+            self.decoder.append(Level(channels, width, config.blocks, emb))
+            channels = width
         self.head = MPConv(channels, pixels, 3)
         self.head_gain = nn.Parameter(torch.zeros(()))
         scales = torch.tensor([0.0, 1.0, 1.0])
@@ -215,7 +223,7 @@ class Denoiser(nn.Module):
     @property
     def multiple(self) -> int:
         """Height and width must be divisible by this number of pixels."""
-        return self.config.patch * 2 ** (len(self.config.widths) - 1)
+        return self.config.patch << (len(self.config.widths) - 1)
 
     def fold(self) -> Denoiser:
         """Turn every magnitude-preserving layer into a plain one, in place, for export."""
@@ -240,15 +248,13 @@ class Denoiser(nn.Module):
         for i, level in enumerate(self.encoder):
             if i > 0:
                 h = F.avg_pool2d(h, 2)
-            for block in level:
-                h = block(h, embedding)
+            h = level(h, embedding)
             skips.append(h)
         skips.pop()
         for i, level in enumerate(self.decoder):
             if i > 0:
                 h = F.interpolate(h, scale_factor=2.0, mode="nearest")
                 h = mp_cat(h, skips.pop())
-            for block in level:
-                h = block(h, embedding)
+            h = level(h, embedding)
         h = self.head(mp_silu(h)) * self.head_gain
         return x * scales[:, 0] + F.pixel_shuffle(h.float(), self.config.patch) * scales[:, 1]

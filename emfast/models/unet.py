@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,13 +44,10 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         inputs = (1, *widths[:-1])
-        self.encoder = nn.ModuleList(
-            DoubleConv(a, b) for a, b in zip(inputs, widths, strict=True)
-        )
+        self.encoder = nn.ModuleList(DoubleConv(a, b) for a, b in zip(inputs, widths, strict=True))
         coarse_to_fine = list(reversed(widths))
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 2, stride=2)
-            for a, b in zip(coarse_to_fine, coarse_to_fine[1:], strict=False)
+            nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairwise(coarse_to_fine)
         )
         self.decoder = nn.ModuleList(DoubleConv(2 * b, b) for b in coarse_to_fine[1:])
         self.head = nn.Conv2d(widths[0], classes, 1)

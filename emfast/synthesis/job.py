@@ -1,11 +1,11 @@
 """A set of labelled images as a job on disk: it can be killed and taken up again.
 
-    job.json        what is drawn: written first; a folder with another job is refused
-    images/         NNNNNN.png, grey
-    masks/          NNNNNN.png, 0 and 255 (labels, where a model has several classes)
-    pairs/          NNNNNN.png, the paper's RGB pairs, on request
-    manifest.jsonl  one line an image: index, seed, engine, precision, bundle, SHA-256 of the files
-    contact.png     the first images with their masks outlined
+job.json        what is drawn: written first; a folder with another job is refused
+images/         NNNNNN.png, grey
+masks/          NNNNNN.png, 0 and 255 (labels, where a model has several classes)
+pairs/          NNNNNN.png, the paper's RGB pairs, on request
+manifest.jsonl  one line an image: index, seed, engine, precision, bundle, SHA-256 of the files
+contact.png     the first images with their masks outlined
 """
 
 from __future__ import annotations

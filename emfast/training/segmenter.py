@@ -17,7 +17,14 @@ from emfast.models.unet import FULL, LIGHT, UNet
 from emfast.quality.overlap import Confusion, confusion
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
 from emfast.training.augmentation import AUGMENTATIONS, augment
-from emfast.training.batches import AUGMENTATION, CROPS, epoch_batch, flip_turn, generator, random_crops
+from emfast.training.batches import (
+    AUGMENTATION,
+    CROPS,
+    epoch_batch,
+    flip_turn,
+    generator,
+    random_crops,
+)
 from emfast.training.presets import SegmenterSettings
 from emfast.training.trainer import Trainer
 from engines.errors import UserError
@@ -98,7 +105,9 @@ class SegmenterTask:
             images, masks = (_flip_turn_all(a, symmetries) for a in (images, masks))
         else:
             rng = generator(seed, iteration, CROPS)
-            images, masks, slices = random_crops(self.stack.images, self.masks, side, batch, rng, True)
+            images, masks, slices = random_crops(
+                self.stack.images, self.masks, side, batch, rng, True
+            )
         if self.spec.normalization == "standardize":
             column = (-1, 1, 1, 1)
             mean, deviation = self._mean[slices], self._deviation[slices]

@@ -75,6 +75,31 @@ def ema_exponent(width: float) -> float:
     return float(roots[np.argmax(roots.real)].real)
 
 
+class RunningMeans:
+    """Means of the losses since the last :meth:`take`, kept on the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Add the losses of one batch."""
+        for name, loss in losses.items():
+            value = loss.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def finite(self) -> bool:
+        """Whether every loss so far was a number; waits for the device."""
+        return "loss" not in self._sums or bool(torch.isfinite(self._sums["loss"]))
+
+    def take(self) -> dict[str, float]:
+        """The means, and start again."""
+        means = {name: float(value) / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
 @dataclass
 class Trainer:
     """Trains a task in a run folder, from where an earlier run of the same command stopped.
@@ -105,7 +130,8 @@ class Trainer:
             UserError: the folder holds a run with other settings, or the loss is not finite.
         """
         settings = self.settings
-        self._network = self.task.network.to(self.device, memory_format=torch.channels_last)
+        self._network = self.task.network.to(self.device)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = copy.deepcopy(self._network).eval().requires_grad_(False)
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(),
@@ -116,49 +142,38 @@ class Trainer:
         )
         self._gamma = ema_exponent(settings.ema) if settings.ema else 0.0
         self._open_folder()
-        if self.iteration >= settings.iterations:
-            return
-        saved = time.monotonic()
-        start = time.monotonic() - self.seconds
-        sums: dict[str, Tensor] = {}
-        summed = 0
+        start, saved = time.monotonic() - self.seconds, time.monotonic()
+        means = RunningMeans()
         check_every = CHECK_EVERY[self.device.type]
         with progress("training", settings.iterations, self.iteration) as advance:
-            try:
-                while self.iteration < settings.iterations:
-                    losses = self._step()
-                    for name, loss in losses.items():
-                        sums[name] = sums.get(name, 0) + loss.detach()
-                    summed += 1
-                    done = self.iteration + 1
-                    last = done == settings.iterations
-                    if (done % check_every == 0 or last) and not bool(
-                        torch.isfinite(sums["loss"])
-                    ):
-                        raise UserError(
-                            f"the loss is not a number at iteration {done}; {self.folder / CHECKPOINT}"
-                            " is the last good checkpoint. A lower learning rate may help"
-                        )
-                    self.iteration, self.seconds = done, time.monotonic() - start
-                    note = ""
-                    if done % LOG_EVERY == 0 or last:
-                        means = {name: float(value) / summed for name, value in sums.items()}
-                        sums, summed = {}, 0
-                        self._log(means)
-                        note = " ".join(f"{k} {v:.4f}" for k, v in means.items())
-                    if done % self.task.report_every == 0 or last:
-                        self._report()
-                    due = time.monotonic() - saved > CHECKPOINT_SECONDS
-                    if (due and done % check_every == 0) or done % self.task.report_every == 0 or last:
-                        self._save()
-                        saved = time.monotonic()
-                    advance(1, note)
-            except KeyboardInterrupt:
-                self._save()
-                raise UserError(
-                    f"stopped at iteration {self.iteration} of {settings.iterations}; "
-                    "the same command goes on from there"
-                ) from None
+            while self.iteration < settings.iterations:
+                try:
+                    means.add(self._step())
+                except KeyboardInterrupt:
+                    raise UserError(
+                        f"stopped at iteration {self.iteration} of {settings.iterations}; the same "
+                        "command goes on from the last checkpoint"
+                    ) from None
+                done = self.iteration + 1
+                last = done == settings.iterations
+                checked = done % check_every == 0 or last
+                if checked and not means.finite():
+                    raise UserError(
+                        f"the loss is not a number at iteration {done}; {self.folder / CHECKPOINT} "
+                        "is the last good checkpoint. A lower learning rate may help"
+                    )
+                self.iteration, self.seconds = done, time.monotonic() - start
+                note = ""
+                if done % LOG_EVERY == 0 or last:
+                    note = self._log(means.take())
+                report = done % self.task.report_every == 0 or last
+                if report:
+                    self._report()
+                due = checked and time.monotonic() - saved > CHECKPOINT_SECONDS
+                if due or report:
+                    self._save()
+                    saved = time.monotonic()
+                advance(1, note)
 
     def _step(self) -> dict[str, Tensor]:
         rate = learning_rate(self.settings, self.iteration)
@@ -179,10 +194,11 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Power-function average: the weight of the past is (1 - 1/i)^(gamma + 1) (EDM2, eq. 127)."""
+        """Power-function average: the past weighs (1 - 1/i)^(gamma + 1) (EDM2, eq. 127)."""
         keep = (1 - 1 / (self.iteration + 1)) ** (self._gamma + 1) if self.settings.ema else 0.0
-        averages = list(self._average.parameters())
-        torch._foreach_lerp_(averages, list(self._network.parameters()), 1 - keep)
+        averages: list[Tensor] = list(self._average.parameters())
+        weights: list[Tensor] = list(self._network.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - keep)
         for target, source in zip(self._average.buffers(), self._network.buffers(), strict=True):
             if target.is_floating_point() and self.settings.ema:
                 target.lerp_(source, 1 - keep)
@@ -198,10 +214,12 @@ class Trainer:
             append_row(path, {"iteration": self.iteration, **values})
         plot_log(self.folder / "log.csv", self.folder / "loss.png")
 
-    def _log(self, losses: dict[str, float]) -> None:
+    def _log(self, losses: dict[str, float]) -> str:
+        """Write a row of the log; returns it in short, for the progress bar."""
         rate = learning_rate(self.settings, self.iteration - 1)
         row = {"iteration": self.iteration, "seconds": round(self.seconds, 1), "rate": rate}
         append_row(self.folder / "log.csv", {**row, **losses})
+        return " ".join(f"{name} {value:.4f}" for name, value in losses.items())
 
     def _save(self) -> None:
         save_checkpoint(

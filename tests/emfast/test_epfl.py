@@ -70,9 +70,7 @@ def test_from_the_stack_to_scores(epfl: Path, tmp_path: Path) -> None:
     drawn, whole = tmp_path / "drawn", tmp_path / "whole"
     options = ["--model", str(bundles / "denoiser"), "--count", "4", "--batch", "1"]
     options += ["--steps", "10", "--size", "128", "128", "--seed", "3"]
-    emfast_killed(
-        "generate", "--out", drawn, *options, when=(drawn / "images/000000.png").exists
-    )
+    emfast_killed("generate", "--out", drawn, *options, when=(drawn / "images/000000.png").exists)
     emfast("generate", "--out", drawn, *options)
     emfast("generate", "--out", whole, *options)
     assert files(drawn) == files(whole)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from engines.bundle import Bundle, open_bundle
-from engines.engine import EngineUnavailable
+from engines.engine import EngineUnavailableError
 from engines.errors import UserError
 from engines.onnxruntime import cpu_count
 from engines.selection import open_engine
@@ -52,7 +51,7 @@ def test_auto_says_why_it_passed_over_cuda(bundle: Bundle) -> None:
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has a CUDA provider")
 def test_a_named_engine_is_that_one_or_an_error(bundle: Bundle) -> None:
-    with pytest.raises(EngineUnavailable, match="engine onnxruntime-cuda: .* built without"):
+    with pytest.raises(EngineUnavailableError, match="engine onnxruntime-cuda: .* built without"):
         open_engine(bundle, "onnxruntime-cuda")
 
 
@@ -99,15 +98,12 @@ def test_unknown_names(bundle: Bundle, arguments: dict[str, Any], message: str) 
 def test_without_onnxruntime_the_extra_is_named(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
 
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "onnxruntime":
-            raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
-        return real(name, *args, **kwargs)
+    def without(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(EngineUnavailable, match=r"pip install 'emfast\[cpu\]'"):
+    monkeypatch.setattr("engines.onnxruntime.import_module", without)
+    with pytest.raises(EngineUnavailableError, match=r"pip install 'emfast\[cpu\]'"):
         open_engine(bundle)
 
 

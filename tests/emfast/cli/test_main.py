@@ -65,7 +65,9 @@ def test_help_needs_no_heavy_module() -> None:
         "heavy = {'numpy', 'torch', 'onnx', 'onnxruntime', 'tifffile', 'PIL', 'matplotlib'}; "
         "print(*sorted(heavy & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.split() == []
 
 

@@ -25,9 +25,7 @@ def job(count: int = 5, seed: int = 7, pairs: bool = False) -> Job:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_set_is_whole(generator: Generator, tmp_path: Path) -> None:
