@@ -54,7 +54,7 @@ def info(source: Source, masks: Masks = None) -> None:
 @app.command(epilog="Example: emfast data split data/epfl --hold-out 140-164 --gap 5")
 def split(
     source: Source,
-    holdout: Annotated[
+    hold_out: Annotated[
         str, typer.Option(help="Slices to hold out, numbered from 0, as in 140-164 or 0-9,80-99.")
     ],
     gap: Annotated[
@@ -74,7 +74,7 @@ def split(
     from engines.files import atomic_write
 
     _, names = read_slices(find_sources(source)[0])
-    text = split_json(str(source), names, holdout, gap)
+    text = split_json(str(source), names, hold_out, gap)
     if out is None:
         typer.echo(text)
     else:

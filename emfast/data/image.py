@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from emfast.data.tiff import check_complete, page_array, readable
 from engines.errors import UserError
 
 Grey = npt.NDArray[np.uint8]
@@ -134,62 +133,15 @@ def read_pages(path: Path) -> Grey:
         UserError: missing, unreadable or truncated file, pages of different sizes, or a page
             that :func:`to_grey` refuses.
     """
-    try:
-        with _quiet_tifffile(), tifffile.TiffFile(path) as tiff:
-            names = [f"{path} page {i}" for i in range(len(tiff.pages))]
-            pages = [
-                _page_array(page.aspage(), name)
-                for page, name in zip(tiff.pages, names, strict=True)
-            ]
-            _check_complete(tiff, str(path))
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # a damaged TIFF raises whatever its decoder raises
-        if "imagecodecs" in str(error):
-            raise UserError(
-                f"{path}: its compression needs one more package (pip install imagecodecs); "
-                "or store it uncompressed"
-            ) from None
-        raise UserError(f"{path}: cannot be read, truncated or damaged ({error})") from None
+    with readable(path), tifffile.TiffFile(path) as tiff:
+        check_complete(tiff, str(path))
+        names = [f"{path} page {i}" for i in range(len(tiff.pages))]
+        pages = [
+            page_array(page.aspage(), name) for page, name in zip(tiff.pages, names, strict=True)
+        ]
     if not pages:
         raise UserError(f"{path}: holds no pages")
     return stack_slices(list(zip(names, pages, strict=True)))
-
-
-def _page_array(page: tifffile.TiffPage, source: str) -> npt.NDArray[np.generic]:
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        raise UserError(f"{source}: has a colour palette; convert it to 8-bit grey first")
-    array = page.asarray()
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind in "bu":
-        array = ~array
-    return array
-
-
-def _check_complete(tiff: tifffile.TiffFile, source: str) -> None:
-    """Refuse a file that points to pages it does not hold: tifffile leaves them out silently."""
-    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
-    if tiff.filehandle.read(tiff.tiff.offsetsize) != bytes(tiff.tiff.offsetsize):
-        raise UserError(f"{source}: is truncated or damaged, it ends after {len(tiff.pages)} pages")
-    images = (tiff.imagej_metadata or {}).get("images", 0)
-    if images > len(tiff.pages):
-        raise UserError(
-            f"{source}: holds {images} images in ImageJ's own layout for large files; "
-            "save it from ImageJ as an image sequence"
-        )
-
-
-@contextmanager
-def _quiet_tifffile() -> Iterator[None]:
-    """Keep tifffile's log lines off the terminal while errors are told by exceptions."""
-    logger = logging.getLogger("tifffile")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def stack_slices(slices: Sequence[tuple[str, npt.NDArray[np.generic]]]) -> Grey:

@@ -12,13 +12,11 @@ import tifffile
 from emfast.data.image import (
     TIFF_SUFFIXES,
     Grey,
-    _check_complete,
-    _page_array,
-    _quiet_tifffile,
     read_image,
     to_grey,
 )
 from emfast.data.stack import list_images
+from emfast.data.tiff import check_complete, page_array, readable
 from engines.errors import UserError
 
 
@@ -61,7 +59,7 @@ def open_slices(source: Path) -> Iterator[Slices]:
     elif not source.exists():
         raise UserError(f"{source}: no such file or folder")
     elif source.suffix.lower() in TIFF_SUFFIXES:
-        with _readable(source):
+        with readable(source):
             tiff = tifffile.TiffFile(source)
         with tiff:
             yield _Pages(tiff, source)
@@ -90,8 +88,8 @@ class _Pages:
 
     def __init__(self, tiff: tifffile.TiffFile, path: Path) -> None:
         self._tiff, self._path = tiff, path
-        with _readable(path):
-            _check_complete(tiff, str(path))
+        with readable(path):
+            check_complete(tiff, str(path))
             sizes = {(page.imagewidth, page.imagelength) for page in map(_page, tiff.pages)}
         if not sizes:
             raise UserError(f"{path}: holds no pages")
@@ -110,26 +108,9 @@ class _Pages:
 
     def read(self, index: int) -> Grey:
         name = f"{self._path} page {index}"
-        with _readable(self._path):
-            return to_grey(_page_array(_page(self._tiff.pages[index]), name), name)
+        with readable(self._path):
+            return to_grey(page_array(_page(self._tiff.pages[index]), name), name)
 
 
 def _page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
     return page.aspage()
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what a damaged TIFF raises into a :class:`UserError`."""
-    try:
-        with _quiet_tifffile():
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # a damaged TIFF raises whatever its decoder raises
-        if "imagecodecs" in str(error):
-            raise UserError(
-                f"{path}: its compression needs one more package (pip install imagecodecs); "
-                "or store it uncompressed"
-            ) from None
-        raise UserError(f"{path}: cannot be read, truncated or damaged ({error})") from None

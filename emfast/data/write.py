@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +12,7 @@ from emfast.data.pairs import encode_pair
 from emfast.data.stack import Stack
 from emfast.data.tiles import Window, cut_tiles
 from emfast.progress import progress
-from engines.errors import UserError
-
-
-@contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``out`` to fill; rename it to ``out`` on success.
-
-    Missing parents of ``out`` are made. The temporary folder is removed when the block raises.
-
-    Raises:
-        UserError: ``out`` holds files already, or cannot be written.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists and is not empty; name another --out, or remove it first")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+from engines.files import atomic_folder
 
 
 def write_tiles(
