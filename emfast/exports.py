@@ -23,7 +23,13 @@ from emfast.models.unet import UNet
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
 from emfast.training.checkpoint import load_checkpoint, restore_module
 from emfast.training.trainer import CHECKPOINT
-from emfast.verification import OUTPUT, crops, noisy_batches, trajectory_check
+from emfast.verification import (
+    DENOISER,
+    SEGMENTER,
+    crops,
+    noisy_batches,
+    trajectory_check,
+)
 from engines.bundle import Manifest, TensorSpec
 from engines.errors import UserError
 from export.bundle import Export
@@ -216,7 +222,7 @@ def _segmenter(unet: UNet, spec: SegmenterSpec, stack: Stack, facts: dict[str, A
             model=spec.to_dict(),
             **facts,
         ),
-        checks=(output_check(batches, OUTPUT),),
+        checks=(output_check(batches, SEGMENTER),),
         verified_on=f"slice {stack.names[0]}",
     )
 
@@ -259,7 +265,7 @@ def _denoiser(
         ),
         checks=(
             output_check(
-                noisy_batches(spec, encode(spec.channels, images, masks), multiple), OUTPUT
+                noisy_batches(spec, encode(spec.channels, images, masks), multiple), DENOISER
             ),
             trajectory_check(spec, trajectory_steps),
         ),

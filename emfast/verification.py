@@ -1,4 +1,4 @@
-"""How an exported denoiser is compared with the PyTorch one: on noisy tiles, and by sampling."""
+"""How exports are judged: tolerances, noisy tiles and whole samplings of a denoiser."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from emfast.quality.overlap import confusion
 from engines.errors import UserError
 from export.verify import Check, Measure, Outputs, Run, Tolerance
 
-# Largest errors of an output relative to its root mean square.
-OUTPUT = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(5e-2, 5e-3)}
+# Largest errors of an output relative to its root mean square. At the first timesteps a denoiser
+# predicts noise of about 1/100 of the image's scale, of which FP16 rounds away some percent as soon
+# as it holds the image; the image that is sampled does not feel it.
+SEGMENTER = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(5e-2, 5e-3)}
+DENOISER = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(2e-1, 2e-2)}
 # A whole sampling with the same noise: least PSNR of the image, in dB, and Dice of the mask.
 TRAJECTORY = {"fp32": (60.0, 0.999), "fp16": (40.0, 0.98)}
 # The PSNR of two 8-bit images that are equal, which has no finite value.
