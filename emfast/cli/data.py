@@ -47,6 +47,8 @@ def info(source: Source, masks: Masks = None) -> None:
     }
     if summary.coverage is not None:
         rows["mask coverage"] = f"{summary.coverage:.2%} of all pixels"
+    if summary.object_grey is not None:
+        rows["object grey"] = f"mean {summary.object_grey:.1f} under the masks"
     for key, value in rows.items():
         typer.echo(f"{key + ':':<15}{value}")
 

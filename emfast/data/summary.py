@@ -20,6 +20,7 @@ class Summary:
         grey_mean: of all pixels, in [0, 255].
         grey_deviation: standard deviation of all pixels.
         coverage: share of object pixels in the masks, in [0, 1], or None without masks.
+        object_grey: mean grey of the object pixels, or None without any.
     """
 
     slices: int
@@ -28,6 +29,7 @@ class Summary:
     grey_mean: float
     grey_deviation: float
     coverage: float | None
+    object_grey: float | None
 
 
 def summarize(stack: Stack) -> Summary:
@@ -38,5 +40,11 @@ def summarize(stack: Stack) -> Summary:
     mean = float(np.average(levels, weights=histogram))
     variance = float(np.average((levels - mean) ** 2, weights=histogram))
     slices, height, width = stack.images.shape
-    coverage = None if stack.masks is None else float(stack.masks.mean())
-    return Summary(slices, height, width, mean, variance**0.5, coverage)
+    coverage = object_grey = None
+    if stack.masks is not None:
+        coverage = float(stack.masks.mean())
+        if coverage:
+            pairs = zip(stack.images, stack.masks, strict=True)
+            total = sum(int(image.sum(where=mask > 0)) for image, mask in pairs)
+            object_grey = total / int(stack.masks.sum())
+    return Summary(slices, height, width, mean, variance**0.5, coverage, object_grey)

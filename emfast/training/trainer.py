@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import math
+import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,16 @@ def ema_exponent(width: float) -> float:
     """gamma for the relative width of a power-function average (EDM2, algorithm 2)."""
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
     return float(roots[np.argmax(roots.real)].real)
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a run is trained on, for its card."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type}, {name}",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+    }
 
 
 class RunningMeans:
@@ -234,6 +245,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "settings": self.settings.to_dict(),
                 "data": self.data,
+                "hardware": hardware(self.device),
                 "task": self.task.describe(),
             },
         )
