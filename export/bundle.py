@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from engines.bundle import MANIFEST, Bundle, Manifest, TensorSpec, open_bundle
 from engines.errors import UserError
-from engines.files import sha256
+from engines.files import atomic_folder, sha256
 from engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from engines.torch import TorchEngine
 from export.card import card
@@ -70,19 +69,10 @@ def export_bundle(
             cannot be written. Nothing is written then.
     """
     check_options(out, precisions, half_io)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".emfast-", dir=out.parent) as temporary:
-            folder = Path(temporary) / "bundle"
-            folder.mkdir()
-            manifest = _write_graphs(folder, export, precisions, half_io)
-            verification = _verify_graphs(folder, export, manifest)
-            _write_facts(folder, replace(manifest, verification=verification), notes)
-            if out.exists():
-                out.rmdir()
-            folder.rename(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    with atomic_folder(out) as folder:
+        manifest = _write_graphs(folder, export, precisions, half_io)
+        verification = _verify_graphs(folder, export, manifest)
+        _write_facts(folder, replace(manifest, verification=verification), notes)
     return open_bundle(out)
 
 

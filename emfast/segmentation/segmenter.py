@@ -50,6 +50,7 @@ class Segmenter:
             spec = replace(spec, threshold=threshold)
         _check_tensors(bundle, spec)
         self._multiple = bundle.manifest.multiple
+        self._dtype = np.dtype(bundle.manifest.inputs[0].dtype)
         if tile < tiling.least_tile(self._multiple):
             raise UserError(
                 f"tiles of {tile} pixels are too small; give {tiling.least_tile(self._multiple)} "
@@ -126,7 +127,7 @@ class Segmenter:
                 padded_height, padded_width, self._tile, self._multiple
             ):
                 seen = np.ascontiguousarray(x[..., row.seen, column.seen])
-                tile = self._engine.run({"x": seen})["probability"]
+                tile = self._engine.run({"x": seen.astype(self._dtype, copy=False)})["probability"]
                 if not np.isfinite(tile).all():
                     raise UserError(
                         f"{self.info}: gave probabilities that are not numbers; run another "

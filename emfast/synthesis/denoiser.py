@@ -109,8 +109,12 @@ class Generator:
     def _denoise(
         self, x: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
-        outputs = self.engine.run({"x": x, "timestep": timestep})
-        return outputs["prediction"].astype(np.float32, copy=False)
+        arrays = {"x": x, "timestep": timestep}
+        inputs = {
+            spec.name: arrays[spec.name].astype(spec.dtype, copy=False)
+            for spec in self.bundle.manifest.inputs
+        }
+        return self.engine.run(inputs)["prediction"].astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Free the engine."""

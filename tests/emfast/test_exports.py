@@ -26,6 +26,7 @@ from emfast.exports import export_checkpoint, export_diffusers, pipeline_channel
 from emfast.models.denoiser import Block, Denoiser
 from emfast.models.unet import UNet
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
+from emfast.synthesis.denoiser import Generator
 from emfast.training.checkpoint import save_checkpoint
 from emfast.training.denoiser import DenoiserTask
 from emfast.training.presets import DENOISER_PRESETS
@@ -105,6 +106,19 @@ def denoiser_bundle(
 ) -> Bundle:
     prepared = export_checkpoint(denoiser_run[0], "small", stack, {"score": 1}, None)
     return export_bundle(prepared, tmp_path_factory.mktemp("bundles") / "denoiser")
+
+
+def test_a_bundle_with_fp16_inputs_draws(
+    denoiser_run: tuple[Path, Denoiser], denoiser_bundle: Bundle, stack: Stack, tmp_path: Path
+) -> None:
+    prepared = export_checkpoint(denoiser_run[0], "half", stack, {}, 5)
+    half = export_bundle(prepared, tmp_path / "half", ["fp16"], half_io=True)
+    drawn = []
+    for bundle in (half, denoiser_bundle):
+        with Generator.open(bundle.path, "onnxruntime-cpu", threads=1) as generator:
+            images, _ = generator.draw([0], steps=5, size=(32, 32))
+            drawn.append(images.astype(int))
+    assert np.abs(drawn[0] - drawn[1]).mean() < 1
 
 
 def run(bundle: Bundle, precision: str, **inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
