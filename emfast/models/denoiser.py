@@ -38,7 +38,7 @@ class DenoiserConfig:
     """
 
     in_channels: int = 2
-    widths: tuple[int, ...] = (48, 96, 192)
+    widths: tuple[int, ...] = (64, 128, 192)
     blocks: int = 2
     patch: int = 4
     embedding: int = 192
