@@ -16,10 +16,10 @@ from PIL import Image
 from emfast.data.image import TIFF_SUFFIXES
 from emfast.data.slices import Slices, open_slices
 from emfast.data.stack import find_sources
+from emfast.pictures import overlay as draw_overlay
 from emfast.progress import progress
 from emfast.segmentation.preprocessing import SegmenterSpec, Uint8
 from emfast.segmentation.segmenter import Segmenter
-from emfast.synthesis.contact import overlay as draw_overlay
 from engines.errors import UserError
 from engines.files import atomic_write
 

@@ -23,8 +23,8 @@ from PIL import Image
 from emfast.channels import Uint8
 from emfast.data.image import read_image
 from emfast.data.pairs import encode_pair
+from emfast.pictures import contact_sheet
 from emfast.progress import progress
-from emfast.synthesis.contact import contact_sheet
 from emfast.synthesis.denoiser import Generator
 from engines.errors import UserError
 from engines.files import atomic_write, sha256

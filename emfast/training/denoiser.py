@@ -17,7 +17,7 @@ from emfast.diffusion.samplers import DDPM
 from emfast.diffusion.sampling import sample
 from emfast.diffusion.schedule import Schedule, cosine_schedule, linear_schedule
 from emfast.models.denoiser import Denoiser, DenoiserConfig
-from emfast.synthesis.contact import contact_sheet
+from emfast.pictures import contact_sheet
 from emfast.training.batches import CROPS, TIMESTEPS, epoch_batch, generator, random_crops
 from emfast.training.presets import DenoiserSettings
 from emfast.training.trainer import Trainer

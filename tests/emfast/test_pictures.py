@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emfast.synthesis.contact import GAP, OUTLINE, contact_sheet, outline, overlay
+from emfast.pictures import GAP, OUTLINE, contact_sheet, outline, overlay
 
 
 def test_the_outline_is_the_edge_inside_the_object() -> None:

@@ -1,4 +1,4 @@
-"""Contact sheets: many pairs in one picture, with the masks outlined."""
+"""Masks outlined over their images, alone and as contact sheets."""
 
 from __future__ import annotations
 
