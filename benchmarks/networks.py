@@ -75,7 +75,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     cases = {
         f"denoiser, 256 x 256, batch {batch}": (
-            engines("epfl-denoiser", Denoiser(), threads),
+            engines("epfl-denoiser", Denoiser().fold(), threads),
             {
                 "x": rng.standard_normal((batch, 2, 256, 256), dtype=np.float32),
                 "timestep": np.full(batch, 350, np.float32),

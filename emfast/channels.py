@@ -61,7 +61,12 @@ def standard_channels(mean: float, deviation: float, classes: int = 1) -> tuple[
     Args:
         mean, deviation: of the training images' greys, in [0, 255].
         classes: number of mask channels.
+
+    Raises:
+        UserError: a deviation of 0.
     """
+    if deviation <= 0:
+        raise UserError("the training images are of one grey level; there is nothing to learn")
     scale = 2 * deviation
     image = Channel("image", 0, mean, scale, ((0 - mean) / scale, (255 - mean) / scale))
     return (image, *(Channel("mask", k, 0.5, 1.0, (-0.5, 0.5)) for k in range(1, classes + 1)))

@@ -20,6 +20,7 @@ from engines.errors import UserError
 from engines.files import sha256
 
 FORMAT = 1
+PRECISIONS = ("fp32", "fp16")
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "models"
 
@@ -54,7 +55,7 @@ class Manifest:
         graphs: file name of the graph for each precision ("fp32", "fp16").
         model: what the domain needs: a denoiser's schedule and channels, a segmenter's
             preprocessing.
-        training: data, preset, command, time and commit.
+        training: data, settings, hardware and time.
         metrics: measured scores.
         verification: how far each graph was from the PyTorch network, and the tolerance.
         files: SHA-256 of every other file of the bundle.
@@ -88,7 +89,16 @@ class Manifest:
             values[key] = tuple(
                 TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in values[key]
             )
-        return cls(**values)
+        manifest = cls(**values)
+        if not manifest.inputs or not manifest.outputs:
+            raise ValueError("no inputs or outputs")
+        if not manifest.graphs or not set(manifest.graphs) <= set(PRECISIONS):
+            raise ValueError(f"graphs of {list(manifest.graphs)} instead of {list(PRECISIONS)}")
+        if not isinstance(manifest.multiple, int) or manifest.multiple < 1:
+            raise ValueError(f"multiple {manifest.multiple!r} instead of a number from 1")
+        if not isinstance(manifest.files, dict) or not isinstance(manifest.graphs, dict):
+            raise TypeError("graphs and files must be objects")
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -126,15 +136,13 @@ def open_bundle(source: str | Path, kind: str | None = None) -> Bundle:
     """Open a bundle and check its files.
 
     Args:
-        source: a folder, or the name of a shipped bundle.
+        source: the name of a shipped bundle, or a folder; ./NAME for a folder of such a name.
         kind: the kind that the caller needs.
 
     Raises:
         UserError: no such bundle, a missing or altered file (named), or another kind.
     """
-    path = Path(source)
-    if not path.exists() and str(source) in shipped_bundles():
-        path = SHIPPED / str(source)
+    path = SHIPPED / str(source) if str(source) in shipped_bundles() else Path(source)
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         raise UserError(

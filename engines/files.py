@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engines.errors import UserError
@@ -29,7 +29,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what :func:`atomic_write` left in a folder when its process was killed."""
+    for path in folder.glob(".*.tmp*"):
+        if path.is_file():
+            path.unlink()
 
 
 @contextmanager

@@ -85,7 +85,14 @@ class OnnxRuntimeEngine:
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        values: list[Any] = self._session.run(self._outputs, dict(inputs))
+        try:
+            values: list[Any] = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:  # onnxruntime's errors share no public base class
+            message = " ".join(str(error).split())
+            raise UserError(
+                f"{self.info}: cannot run this input, too large for the memory or of a shape that "
+                f"the network does not take ({message[:300]})"
+            ) from None
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:

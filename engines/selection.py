@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engines.bundle import PRECISIONS as GRAPH_PRECISIONS
 from engines.bundle import Bundle
 from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
@@ -41,7 +42,7 @@ CANDIDATES = (
     Candidate("onnxruntime-cpu", ("fp32", "fp16"), _onnxruntime("onnxruntime-cpu")),
 )
 ENGINES = ("auto", *(c.name for c in CANDIDATES))
-PRECISIONS = ("auto", "fp32", "fp16")
+PRECISIONS = ("auto", *GRAPH_PRECISIONS)
 
 
 @dataclass(frozen=True)

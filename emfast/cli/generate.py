@@ -41,8 +41,7 @@ def generate(
 ) -> None:
     """Draw labelled EM images: each comes with its mask.
 
-    Killed, it goes on where it stopped when the same command is given again, and ends with the
-    same files.
+    Killed, it goes on when the same command is given again, and ends with the same files.
 
     Example: emfast generate --count 100 --out synthetic
     """

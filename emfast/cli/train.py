@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,16 +32,21 @@ HoldOut = Annotated[
     str | None,
     typer.Option(help="Slices kept out of training, such as 140-164, numbered from 0."),
 ]
-Gap = Annotated[int, typer.Option(help="Slices left unused on both sides of the held-out block.")]
+Gap = Annotated[
+    int, typer.Option(min=0, help="Slices left unused on both sides of the held-out block.")
+]
 Iterations = Annotated[
-    int | None, typer.Option(help="Optimizer steps; a run that goes on may get another number.")
+    int | None,
+    typer.Option(min=1, help="Optimizer steps; a run that goes on may get another number."),
 ]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Peak learning rate.")]
-Batch = Annotated[int | None, typer.Option(help="Crops in a batch, all of one side (--crop).")]
-Crop = Annotated[int | None, typer.Option(help="Side of the training crops in pixels.")]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="Crops in a batch, all of one side (--crop).")
+]
+Crop = Annotated[int | None, typer.Option(min=1, help="Side of the training crops in pixels.")]
 Seed = Annotated[int | None, typer.Option(help="Decides weights, batches and noise.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; all processors by default.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all processors by default.")]
 
 
 @app.command()
@@ -56,7 +62,7 @@ def denoiser(
     batch: Batch = None,
     crop: Crop = None,
     sample_every: Annotated[
-        int | None, typer.Option(help="Iterations between samples drawn during training.")
+        int | None, typer.Option(min=1, help="Iterations between samples drawn during training.")
     ] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -78,7 +84,7 @@ def denoiser(
         sample_every=sample_every,
         seed=seed,
     )
-    settings = _set_crops(settings, crop, batch, iterations)
+    settings = _set_crops(settings, crop, batch)
     stack, _, facts = _read(data, masks, hold_out, gap)
     trainer = train_denoiser(settings, stack, facts, out, _device(device, threads))
     print(f"done: {trainer.iteration} iterations; export it with: emfast export {out} --out BUNDLE")
@@ -100,7 +106,7 @@ def segmenter(
         str | None, typer.Option(help="light (1 976 897 parameters) or full.")
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(help="Iterations between scores on the held-out slices.")
+        int | None, typer.Option(min=1, help="Iterations between scores on the held-out slices.")
     ] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -123,18 +129,19 @@ def segmenter(
         validate_every=validate_every,
         seed=seed,
     )
-    settings = _set_crops(settings, crop, batch, iterations)
+    settings = _set_crops(settings, crop, batch)
     stack, held_out, facts = _read(data, masks, hold_out, gap)
     trainer = train_segmenter(settings, stack, held_out, facts, out, _device(device, threads))
     print(f"done: {trainer.iteration} iterations; export it with: emfast export {out} --out BUNDLE")
 
 
-def _set_crops(settings: Any, crop: int | None, batch: int | None, iterations: int | None) -> Any:
-    """Replace the preset's crops, and its epochs where a number of iterations is asked for."""
-    if crop is not None or batch is not None:
-        side, count = settings.crops[0]
-        settings = settings.override(crops=((crop or side, batch or count),))
-    return settings.override(epochs=0 if iterations is not None else None)
+def _set_crops(settings: Any, crop: int | None, batch: int | None) -> Any:
+    """Replace the preset's crops where another side or number is asked for."""
+    if crop is None and batch is None:
+        return settings
+    side, count = settings.crops[0]
+    side, count = side if crop is None else crop, count if batch is None else batch
+    return settings.override(crops=((side, count),))
 
 
 def _read(
@@ -150,10 +157,13 @@ def _read(
     held_out: list[int] = []
     if hold_out is not None:
         training, held_out = holdout_split(len(stack), parse_slices(hold_out, len(stack)), gap)
+    digest = hashlib.sha256(stack.images.data)
+    digest.update(stack.labels().data)
     facts = {
         "slices": [stack.names[i] for i in training],
         "held_out": [stack.names[i] for i in held_out],
         "size": list(stack.images.shape[1:]),
+        "sha256": digest.hexdigest(),
     }
     print(f"{len(training)} slices to train on, {len(held_out)} held out, from {data}")
     return stack.select(training), stack.select(held_out) if held_out else None, facts

@@ -18,6 +18,12 @@ from engines.errors import UserError
 MAX_SEED = 2**64 - 1
 
 
+def check_seed(seed: int) -> None:
+    """:class:`UserError` for a seed outside [0, 2^64 - 1]."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed {seed} is outside [0, {MAX_SEED}]")
+
+
 def normal_noise(
     seed: int,
     indices: Sequence[int],
@@ -45,8 +51,7 @@ def normal_noise(
     Raises:
         UserError: a seed outside its range or an odd number of elements.
     """
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"seed {seed} is outside [0, {MAX_SEED}]")
+    check_seed(seed)
     size = math.prod(shape)
     if size % 2:
         raise UserError(f"noise of shape {tuple(shape)} has an odd number of elements")

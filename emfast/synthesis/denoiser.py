@@ -102,7 +102,7 @@ class Generator:
         if not np.isfinite(x).all():
             raise UserError(
                 f"{self.bundle.path}: the network drew values that are not numbers on "
-                f"{self.engine.info}; try --precision fp32"
+                f"{self.engine.info}; try --precision fp32 and another --out"
             )
         return decode(self.spec.channels, x)
 

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from PIL import Image
 from emfast.channels import Uint8
 from emfast.data.image import read_image
 from emfast.data.pairs import encode_pair
+from emfast.diffusion.noise import check_seed
 from emfast.pictures import contact_sheet
 from emfast.progress import progress
 from emfast.synthesis.denoiser import Generator
 from engines.errors import UserError
-from engines.files import atomic_write, sha256
+from engines.files import atomic_write, remove_leftovers, sha256
 
 CONTACT_IMAGES = 12
 MANIFEST = "manifest.jsonl"
@@ -57,6 +59,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch < 1:
             raise UserError(f"count {self.count}, batch {self.batch}: both must be at least 1")
+        check_seed(self.seed)
 
     def batches(self) -> Iterator[list[int]]:
         """Image numbers, batch by batch; always cut at the same places."""
@@ -96,18 +99,23 @@ def run_job(job: Job, generator: Generator, folder: Path) -> Generated:
         UserError: the folder holds something else, or cannot be written.
     """
     generator.check_size(job.size)
+    sampler = generator.spec.sampler(job.steps)
     record = _description(job, generator)
     _open_folder(folder, record)
     done = _verified(folder, record["model"]["sha256"])
     found = len(done)
     binary = sum(c.kind == "mask" for c in generator.spec.channels) == 1
     start = time.monotonic()
-    with progress("images", job.count, found) as advance:
+    steps = len(sampler.steps)
+    note = ""
+    with progress("steps", job.count * steps, found * steps) as advance:
         for indices in job.batches():
             missing = [i for i in indices if i not in done]
             if not missing:
                 continue
-            images, masks = generator.draw(indices, job.seed, job.steps, job.size)
+            images, masks = generator.draw(
+                indices, job.seed, job.steps, job.size, partial(advance, len(missing), note)
+            )
             for index, image, mask in zip(indices, images, masks, strict=True):
                 if index in missing:
                     shown = mask * np.uint8(255) if binary else mask
@@ -117,7 +125,8 @@ def run_job(job: Job, generator: Generator, folder: Path) -> Generated:
                     done[index] = _write_image(folder, job, record, index, pixels)
             _append(folder / MANIFEST, [done[i] for i in missing])
             speed = (len(done) - found) / (time.monotonic() - start)
-            advance(len(missing), f"{speed:.3g} images/s")
+            note = f"{len(done)} of {job.count} images, {speed:.3g} images/s"
+            advance(0, note)
     seconds = time.monotonic() - start
     _write_lines(folder / MANIFEST, [done[i] for i in sorted(done)])
     _write_contact(folder, min(job.count, CONTACT_IMAGES))
@@ -148,16 +157,22 @@ def _open_folder(folder: Path, record: dict[str, Any]) -> None:
         if changed:
             told = "; ".join(f"{k} was {then.get(k)}, is {record[k]}" for k in changed)
             raise UserError(f"{folder}: holds another job ({told}); give another --out")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (
+        not folder.is_dir() or any(not p.name.startswith(".job.") for p in folder.iterdir())
+    ):
         raise UserError(f"{folder}: exists and is not a set that emfast drew; give another --out")
+    parts = [folder / part for part in _files(0, record["pairs"])]
     try:
-        for part in ("images", "masks", "pairs")[: 3 if record["pairs"] else 2]:
-            (folder / part).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(record, indent=1) + "\n")
+        for part in parts:
+            part.mkdir(exist_ok=True)
+        for place in (folder, *parts):
+            remove_leftovers(place)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _files(index: int, pairs: bool) -> dict[str, str]:

@@ -23,7 +23,10 @@ def save_checkpoint(path: Path, groups: dict[str, dict[str, Tensor]], meta: dict
         for name, tensor in members.items()
     }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"emfast": json.dumps(meta)})
+        try:
+            save_file(tensors, temporary, metadata={"emfast": json.dumps(meta)})
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -76,4 +79,5 @@ def restore_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) ->
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{path}: its weights do not fit the network ({error})") from None
+        message = " ".join(str(error).split())
+        raise UserError(f"{path}: its weights do not fit the network ({message[:300]})") from None

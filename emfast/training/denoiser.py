@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from emfast.pictures import contact_sheet
 from emfast.training.batches import CROPS, TIMESTEPS, epoch_batch, generator, random_crops
 from emfast.training.presets import DenoiserSettings
 from emfast.training.trainer import Trainer
-from engines.errors import UserError
 from engines.files import atomic_write
 
 SAMPLE_COUNT = 4
@@ -67,10 +65,12 @@ class DenoiserTask:
             steps=settings.steps,
         )
         torch.manual_seed(settings.seed)
-        self.network: nn.Module = Denoiser(self.config)
+        network = Denoiser(self.config)
         alphas = torch.from_numpy(self.schedule.alphas_cumprod)
         if settings.prediction == "v_prediction":
-            self.network.precondition(alphas)
+            network.precondition(alphas)
+        self.multiple = network.multiple
+        self.network: nn.Module = network
         alphas = alphas.float().to(device)
         self._signal, self._sigma = alphas.sqrt(), (1 - alphas).sqrt()
 
@@ -169,14 +169,7 @@ def train_denoiser(
     """
     where = torch.device(device)
     task = DenoiserTask(settings, stack, where)
-    if settings.epochs:
-        per_epoch = -(-len(task.images) // settings.crops[0][1])
-        settings = replace(settings, iterations=settings.epochs * per_epoch)
-        task.settings = settings
-    multiple = Denoiser(task.config).multiple
-    for side, _ in settings.crops:
-        if side % multiple:
-            raise UserError(f"crops of {side} pixels: the network needs a multiple of {multiple}")
+    settings = task.settings = settings.complete(len(task.images), task.multiple)
     trainer = Trainer(task, settings, folder, where, data)
     trainer.run()
     return trainer

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
+from emfast.data.tiles import PAPER_SIZE
 from engines.errors import UserError
+
+# torch and numpy both take seeds up to here, with room for the iteration.
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -15,8 +20,8 @@ class Settings:
     Attributes:
         crops: (side in pixels, batch) of the iterations, in turn: ((128, 16), (256, 4)) alternates.
         iterations: optimizer steps of the whole run.
-        epochs: passes over a fixed set of tiles, which ``iterations`` follows from; 0 where
-            training takes random crops instead.
+        epochs: passes over the paper's fixed tiles, which ``iterations`` follows from where it
+            is 0; 0 epochs where training takes random crops instead.
         learning_rate: the peak of the optimizer's.
         final_learning_rate: at the end of the run.
         warmup: iterations over which the learning rate rises from 0.
@@ -57,6 +62,36 @@ class Settings:
     def override(self, **values: Any) -> Self:
         """A copy with the values that are not None."""
         return replace(self, **{k: v for k, v in values.items() if v is not None})
+
+    def complete(self, tiles: int, multiple: int) -> Self:
+        """A copy with the iterations that the epochs make, checked.
+
+        Args:
+            tiles: that an epoch passes over.
+            multiple: of pixels that the network's input sides must be.
+
+        Raises:
+            UserError: values that no training can have.
+        """
+        for side, batch in self.crops:
+            if side < multiple or side % multiple or batch < 1:
+                raise UserError(
+                    f"{batch} crops of {side} x {side} pixels: a batch needs at least one, with a "
+                    f"side that is a multiple of {multiple}"
+                )
+        if self.epochs and self.crops != ((PAPER_SIZE, self.crops[0][1]),):
+            raise UserError(
+                f"this preset passes over the paper's tiles of {PAPER_SIZE} x {PAPER_SIZE} pixels; "
+                "crops of another size go with --preset default"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"learning rate {self.learning_rate}: give a number above 0")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed {self.seed} is outside [0, {MAX_SEED}]")
+        iterations = self.iterations or self.epochs * -(-tiles // self.crops[0][1])
+        if iterations < 1:
+            raise UserError(f"{iterations} iterations: at least 1 is needed")
+        return replace(self, iterations=iterations)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from emfast.data.tiles import cut_tiles, paper_windows
 from emfast.models.unet import FULL, LIGHT, UNet
 from emfast.quality.overlap import Confusion, confusion
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
+from emfast.segmentation.tiling import pad
 from emfast.training.augmentation import AUGMENTATIONS, augment
 from emfast.training.batches import (
     AUGMENTATION,
@@ -143,10 +143,8 @@ class SegmenterTask:
             return {}
         total = Confusion()
         for image, label in zip(self.held_out.images, self.held_out.labels(), strict=True):
-            x = torch.from_numpy(normalize(image[None], self.spec.normalization)).to(self.device)
-            multiple = self.multiple
-            bottom, right = (-x.shape[2]) % multiple, (-x.shape[3]) % multiple
-            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+            normalized = normalize(image[None], self.spec.normalization)
+            x = torch.from_numpy(pad(normalized, self.multiple)).to(self.device)
             logits = network(x.contiguous(memory_format=torch.channels_last))
             logits = logits[:, :, : label.shape[0], : label.shape[1]]
             mask = (logits[0, 0].sigmoid() >= self.spec.threshold).cpu().numpy().astype(np.uint8)
@@ -189,10 +187,7 @@ def train_segmenter(
     """
     where = torch.device(device)
     task = SegmenterTask(settings, stack, held_out, where)
-    if settings.epochs:
-        per_epoch = -(-len(task.stack) // settings.crops[0][1])
-        settings = replace(settings, iterations=settings.epochs * per_epoch)
-        task.settings = settings
+    settings = task.settings = settings.complete(len(task.stack), task.multiple)
     trainer = Trainer(task, settings, folder, where, data)
     trainer.run()
     return trainer

@@ -27,7 +27,7 @@ from emfast.training.checkpoint import (
 from emfast.training.plot import plot_log
 from emfast.training.presets import Settings
 from engines.errors import UserError
-from engines.files import atomic_write
+from engines.files import atomic_write, remove_leftovers
 
 CHECKPOINT = "latest.safetensors"
 CHECKPOINT_SECONDS = 60.0
@@ -116,7 +116,7 @@ class Trainer:
     """Trains a task in a run folder, from where an earlier run of the same command stopped.
 
     The folder holds ``run.json`` (settings), ``log.csv``, ``loss.png``, ``samples/`` and
-    ``latest.safetensors``, written at least once a minute.
+    ``latest.safetensors``, written about once a minute and with every report.
 
     Attributes:
         task: what is trained.
@@ -156,6 +156,7 @@ class Trainer:
         start, saved = time.monotonic() - self.seconds, time.monotonic()
         means = RunningMeans()
         check_every = CHECK_EVERY[self.device.type]
+        note = ""
         with progress("training", settings.iterations, self.iteration) as advance:
             while self.iteration < settings.iterations:
                 try:
@@ -163,25 +164,21 @@ class Trainer:
                 except KeyboardInterrupt:
                     raise UserError(
                         f"stopped at iteration {self.iteration} of {settings.iterations}; the same "
-                        "command goes on from the last checkpoint"
+                        "command goes on from the last checkpoint, if there is one"
                     ) from None
                 done = self.iteration + 1
                 last = done == settings.iterations
-                checked = done % check_every == 0 or last
-                if checked and not means.finite():
-                    raise UserError(
-                        f"the loss is not a number at iteration {done}; {self.folder / CHECKPOINT} "
-                        "is the last good checkpoint. A lower learning rate may help"
-                    )
-                self.iteration, self.seconds = done, time.monotonic() - start
-                note = ""
-                if done % LOG_EVERY == 0 or last:
-                    note = self._log(means.take())
                 report = done % self.task.report_every == 0 or last
+                log = done % LOG_EVERY == 0 or report
+                if (log or done % check_every == 0) and not means.finite():
+                    raise self._diverged("loss", done)
+                self.iteration, self.seconds = done, time.monotonic() - start
+                if log:
+                    note = self._log(means.take())
                 if report:
                     self._report()
-                due = checked and time.monotonic() - saved > CHECKPOINT_SECONDS
-                if due or report:
+                # Only where a row of the log ends, so that a resumed run logs the same rows.
+                if report or (log and time.monotonic() - saved > CHECKPOINT_SECONDS):
                     self._save()
                     saved = time.monotonic()
                 advance(1, note)
@@ -217,9 +214,7 @@ class Trainer:
                 target.copy_(source)
 
     def _report(self) -> None:
-        samples = self.folder / "samples"
-        samples.mkdir(exist_ok=True)
-        values = self.task.report(self._average, self.iteration, samples)
+        values = self.task.report(self._average, self.iteration, self.folder / "samples")
         if values:
             path = self.folder / "scores.csv"
             append_row(path, {"iteration": self.iteration, **values})
@@ -232,7 +227,17 @@ class Trainer:
         append_row(self.folder / "log.csv", {**row, **losses})
         return " ".join(f"{name} {value:.4f}" for name, value in losses.items())
 
+    def _diverged(self, what: str, iteration: int) -> UserError:
+        path = self.folder / CHECKPOINT
+        good = f"{path} is the last good checkpoint" if path.exists() else "nothing was saved yet"
+        return UserError(
+            f"the {what} is not a number at iteration {iteration}; {good}. A lower learning rate "
+            "may help"
+        )
+
     def _save(self) -> None:
+        if not all(bool(torch.isfinite(p).all()) for p in self._network.parameters()):
+            raise self._diverged("network", self.iteration)
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
@@ -252,11 +257,16 @@ class Trainer:
 
     def _open_folder(self) -> None:
         """Create the run folder, or take up the run that it holds."""
+        path = self.folder / CHECKPOINT
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            known = path.exists() or (self.folder / "run.json").exists()
+            if not known and any(self.folder.iterdir()):
+                raise UserError(f"{self.folder}: holds files but no run; give another --out")
+            remove_leftovers(self.folder)
+            (self.folder / "samples").mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be created ({error.strerror})") from None
-        path = self.folder / CHECKPOINT
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
         if path.exists():
             groups, meta = load_checkpoint(path)
             self._refuse_changes(meta)
@@ -283,21 +293,32 @@ class Trainer:
         then = {**meta["settings"], "data": meta["data"]}
         changed = [k for k in now if k != "iterations" and now[k] != then.get(k)]
         if changed:
-            told = "; ".join(f"{k} was {then.get(k)}, is {now[k]}" for k in changed)
+            told = "; ".join(_change(k, then.get(k), now[k]) for k in changed)
             raise UserError(
                 f"{self.folder} holds a run with other settings ({told}); "
                 "give the same ones or another --out"
             )
 
 
+def _change(name: str, then: Any, now: Any) -> str:
+    """What changed, in a few words: of the data, which facts of it."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        parts = sorted(k for k in {*then, *now} if then.get(k) != now.get(k))
+        return f"other {name}: {', '.join(parts)}"
+    return f"{name} was {then}, is {now}"
+
+
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a CSV file, with a header where it is new."""
     new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    try:
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def truncate_rows(path: Path, iteration: int) -> None:

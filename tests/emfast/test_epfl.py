@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from emfast.data.image import read_image
 from engines.bundle import open_bundle
 
 EMFAST = Path(sys.executable).with_name("emfast")
@@ -58,6 +64,13 @@ def test_from_the_stack_to_scores(epfl: Path, tmp_path: Path) -> None:
         command += ["--iterations", "6", "--device", "cpu", *options]
         emfast_killed(*command, when=(run / "latest.safetensors").exists)
         assert "goes on from iteration 3 of 6" in emfast(*command)
+    whole_run = [str(runs / "whole") if part == str(run) else part for part in command]
+    emfast(*whole_run)
+    groups, whole_groups = (
+        load_file(runs / n / "latest.safetensors") for n in ("segmenter", "whole")
+    )
+    assert groups.keys() == whole_groups.keys()
+    assert all(np.array_equal(groups[name], whole_groups[name]) for name in groups)
 
     emfast("export", runs / "segmenter", "--out", bundles / "segmenter", "--data", epfl)
     options = ["--data", str(epfl), "--trajectory-steps", "10"]
@@ -83,13 +96,18 @@ def test_from_the_stack_to_scores(epfl: Path, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     emfast("segment", slices, "--out", masks, "--model", bundles / "segmenter")
     scores = tmp_path / "scores.json"
-    emfast("data", "info", epfl)
+    assert re.search(r"slices: +165, training0000 to training0164", emfast("data", "info", epfl))
     labels = tmp_path / "labels"
     labels.mkdir()
     for number in (150, 151):
         shutil.copy(epfl / f"training/masks/training{number:04d}.png", labels)
     emfast("evaluate", masks / "masks", labels, "--json", scores)
-    assert 0 <= json.loads(scores.read_text())["pooled"]["dice"] <= 1
+    predicted, true = (
+        np.stack([read_image(folder / f"training{n:04d}.png") for n in (150, 151)]) > 0
+        for folder in (masks / "masks", labels)
+    )
+    dice = 2 * (predicted & true).sum() / (predicted.sum() + true.sum())
+    assert json.loads(scores.read_text())["pooled"]["dice"] == pytest.approx(dice)
 
 
 def test_the_shipped_segmenter_reaches_its_score(epfl: Path, tmp_path: Path) -> None:

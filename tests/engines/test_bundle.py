@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,23 @@ def test_a_graph_without_hash_is_refused(bundle: Path) -> None:
 )
 def test_a_malformed_manifest_is_refused(bundle: Path, text: str) -> None:
     (bundle / MANIFEST).write_text(text)
+    with pytest.raises(UserError, match="is not a manifest that emfast reads"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"multiple": 0},
+        {"inputs": []},
+        {"graphs": {}},
+        {"graphs": {"int2": "model.onnx"}},
+        {"files": ["model.onnx"]},
+    ],
+)
+def test_a_manifest_of_impossible_values_is_refused(bundle: Path, change: dict[str, Any]) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    (bundle / MANIFEST).write_text(json.dumps({**manifest, **change}))
     with pytest.raises(UserError, match="is not a manifest that emfast reads"):
         open_bundle(bundle)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
         file.write('{"index": 2, "files": {"imag')
     (killed / "images/000002.png").write_bytes(b"half")
     (killed / "masks/000001.png").write_bytes(b"damaged")
+    (killed / "masks/.000002.123.tmp.png").write_bytes(b"half")
     result = run_job(job(), generator, killed)
     assert (result.drawn, result.found) == (4, 1)
     assert contents(killed) == contents(tmp_path / "whole")
@@ -96,6 +98,21 @@ def test_another_job_is_refused(generator: Generator, tmp_path: Path) -> None:
     (tmp_path / "foreign/thesis.txt").write_text("important")
     with pytest.raises(UserError, match="not a set that emfast drew"):
         run_job(job(), generator, tmp_path / "foreign")
+
+
+def test_a_mistake_leaves_no_job_behind(generator: Generator, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="takes 1 to 20"):
+        run_job(replace(job(), steps=900), generator, tmp_path / "set")
+    with pytest.raises(UserError, match="seed -1"):
+        job(seed=-1)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_job_killed_before_it_began_is_taken_up(generator: Generator, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/.job.123.tmp.json").write_text("{")
+    assert run_job(job(count=1), generator, tmp_path / "set").drawn == 1
+    assert not (tmp_path / "set/.job.123.tmp.json").exists()
 
 
 @pytest.mark.parametrize(

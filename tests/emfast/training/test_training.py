@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,6 @@ class KilledError(Exception):
 def kill_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     """Die without warning in the middle of an iteration, one checkpoint before it."""
     step = Trainer._step
-    monkeypatch.setattr("emfast.training.trainer.CHECKPOINT_SECONDS", 0.0)
 
     def dies(self: Trainer) -> dict[str, Tensor]:
         if self.iteration == iteration:
@@ -77,16 +77,20 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
         kill_at(patch, 5)
         with pytest.raises(KilledError):
             train("killed")
-    assert load_checkpoint(tmp_path / "killed" / CHECKPOINT)[1]["iteration"] == 5
+    saved = {"denoiser": 4, "segmenter": 3}[kind]
+    assert load_checkpoint(tmp_path / "killed" / CHECKPOINT)[1]["iteration"] == saved
+    (tmp_path / "killed/.latest.123.tmp.safetensors").write_bytes(b"what a kill left")
     train("killed")
+    assert not list((tmp_path / "killed").glob(".*"))
     whole, killed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
     assert whole.keys() == killed.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, killed[name]), name
     for log in ("log.csv", "scores.csv"):
         rows = [list(csv.DictReader((tmp_path / f / log).open())) for f in ("whole", "killed")]
-        iterations = [[row["iteration"] for row in r] for r in rows]
-        assert iterations[0] == iterations[1]
+        for row in (*rows[0], *rows[1]):
+            row.pop("seconds", None)
+        assert rows[0] == rows[1]
     assert (tmp_path / "killed/loss.png").is_file()
 
 
@@ -134,6 +138,58 @@ def test_a_loss_that_is_not_a_number_stops(
     with pytest.raises(UserError, match="not a number at iteration 7; .* last good checkpoint"):
         train_denoiser(DENOISER.override(iterations=9), stack, {}, tmp_path / "run", "cpu")
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == good
+
+
+def test_weights_that_are_not_numbers_are_not_saved(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient may overflow where the loss does not."""
+
+    def overflows(self: DenoiserTask) -> None:
+        next(self.network.parameters()).data.fill_(float("inf"))
+
+    monkeypatch.setattr(DenoiserTask, "after_step", overflows)
+    settings = DENOISER.override(iterations=1)
+    with pytest.raises(UserError, match="network is not a number at iteration 1; nothing was sav"):
+        train_denoiser(settings, stack, {}, tmp_path / "run", "cpu")
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"crops": ((100, 2),)}, "multiple of 16"),
+        ({"crops": ((32, 0),)}, "at least one"),
+        ({"learning_rate": -1.0}, "give a number above 0"),
+        ({"learning_rate": float("nan")}, "give a number above 0"),
+        ({"iterations": 0}, "at least 1 is needed"),
+        ({"seed": -1}, "seed -1 is outside"),
+        ({"epochs": 2, "crops": ((128, 2),)}, "crops of another size go with --preset default"),
+    ],
+)
+def test_values_that_no_training_can_have(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(SEGMENTER, **values).complete(10, 16)
+
+
+def test_epochs_make_iterations_unless_they_are_given() -> None:
+    paper = SEGMENTER_PRESETS["paper"]
+    assert paper.complete(1722, 16).iterations == 200 * 246
+    assert paper.override(iterations=5).complete(1722, 16).iterations == 5
+
+
+def test_a_folder_that_holds_something_else_is_refused(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("mine")
+    with pytest.raises(UserError, match="holds files but no run"):
+        train_denoiser(DENOISER, stack, {}, tmp_path, "cpu")
+    assert (tmp_path / "log.csv").read_text() == "mine"
+
+
+def test_other_data_is_told_in_a_few_words(stack: Stack, tmp_path: Path) -> None:
+    train_denoiser(DENOISER, stack, {"slices": list(range(99))}, tmp_path / "run", "cpu")
+    with pytest.raises(UserError, match="other data: slices") as error:
+        train_denoiser(DENOISER, stack, {"slices": list(range(98))}, tmp_path / "run", "cpu")
+    assert len(str(error.value)) < 200 + len(str(tmp_path))
 
 
 def test_the_paper_presets_count_epochs(tmp_path: Path) -> None:
