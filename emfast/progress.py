@@ -70,7 +70,8 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         nonlocal position, last
         position += steps
         now = time.monotonic()
-        if now - last >= LINE_SECONDS or (position == total and total > done):
+        ended = position == total and steps > 0
+        if now - last >= LINE_SECONDS or ended:
             last = now
             left = (now - start) / (position - done) * (total - position)
             line = f"{title} {position}/{total}, {duration(left)} left {note}".rstrip()
