@@ -73,7 +73,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         ended = position == total and steps > 0
         if now - last >= LINE_SECONDS or ended:
             last = now
-            left = (now - start) / (position - done) * (total - position)
+            left = (now - start) / max(position - done, 1) * (total - position)
             line = f"{title} {position}/{total}, {duration(left)} left {note}".rstrip()
             console.print(line, highlight=False, soft_wrap=True)
 
