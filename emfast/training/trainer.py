@@ -214,6 +214,7 @@ class Trainer:
                 target.copy_(source)
 
     def _report(self) -> None:
+        self._check_network()
         values = self.task.report(self._average, self.iteration, self.folder / "samples")
         if values:
             path = self.folder / "scores.csv"
@@ -235,9 +236,13 @@ class Trainer:
             "may help"
         )
 
-    def _save(self) -> None:
+    def _check_network(self) -> None:
+        """A gradient can overflow where the loss does not."""
         if not all(bool(torch.isfinite(p).all()) for p in self._network.parameters()):
             raise self._diverged("network", self.iteration)
+
+    def _save(self) -> None:
+        self._check_network()
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
