@@ -18,6 +18,11 @@ def page_array(page: tifffile.TiffPage, source: str) -> npt.NDArray[np.generic]:
     """A page's pixels with white as the largest value; refuses colour palettes."""
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         raise UserError(f"{source}: has a colour palette; convert it to 8-bit grey first")
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+        raise UserError(
+            f"{source}: holds {page.samplesperpixel} planes of one colour image; save every slice "
+            "as a page of its own (tifffile: photometric='minisblack')"
+        )
     array = page.asarray()
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind in "bu":
         array = ~array

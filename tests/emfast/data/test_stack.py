@@ -355,3 +355,10 @@ def test_the_summary_counts_every_pixel(epfl_like: Path) -> None:
     assert summary.grey_deviation == pytest.approx(SLICES.std())
     assert summary.coverage == pytest.approx(MASKS.mean())
     assert summarize(read_stack(epfl_like / "training" / "images")).coverage is None
+
+
+def test_three_slices_saved_as_colour_planes_are_refused(tmp_path: Path) -> None:
+    """What tifffile makes of three slices when it is not told that they are grey."""
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((3, 8, 8), np.uint8), photometric="rgb")
+    with pytest.raises(UserError, match="3 planes of one colour image; save every slice"):
+        read_stack(tmp_path / "s.tif")
