@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from emfast.models.denoiser import Denoiser
+from emfast.models.folded import FoldedDenoiser
 from emfast.models.unet import UNet
 from engines.bundle import open_bundle
 from engines.engine import Engine
@@ -75,7 +76,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     cases = {
         f"denoiser, 256 x 256, batch {batch}": (
-            engines("epfl-denoiser", Denoiser().fold(), threads),
+            engines("epfl-denoiser", FoldedDenoiser(Denoiser()), threads),
             {
                 "x": rng.standard_normal((batch, 2, 256, 256), dtype=np.float32),
                 "timestep": np.full(batch, 350, np.float32),

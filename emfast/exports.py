@@ -19,6 +19,7 @@ from emfast.data.stack import Stack, read_stack
 from emfast.diffusion.schedule import Prediction, Schedule
 from emfast.diffusion.spec import DenoiserSpec
 from emfast.models.denoiser import Denoiser, DenoiserConfig
+from emfast.models.folded import FoldedDenoiser
 from emfast.models.unet import UNet
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
 from emfast.training.checkpoint import load_checkpoint, restore_module
@@ -103,8 +104,6 @@ def export_checkpoint(
         return _segmenter(unet, SegmenterSpec.from_dict(task["model"]), stack, facts)
     trained = Denoiser(DenoiserConfig.from_dict(task["network"]))
     restore_module(trained, average, path)
-    folded = Denoiser(trained.config)
-    folded.load_state_dict(trained.state_dict())
     side = max(crop for crop, _ in meta["settings"]["crops"])
     spec = DenoiserSpec(
         schedule=Schedule.from_dict(task["schedule"]),
@@ -113,7 +112,15 @@ def export_checkpoint(
         clip=True,
         size=(side, side),
     )
-    return _denoiser(trained, folded.fold(), trained.multiple, spec, stack, facts, trajectory_steps)
+    return _denoiser(
+        trained.eval(),
+        FoldedDenoiser(trained),
+        trained.multiple,
+        spec,
+        stack,
+        facts,
+        trajectory_steps,
+    )
 
 
 def export_diffusers(

@@ -5,8 +5,8 @@ Every step of a 700-step sampling runs this network once, so it is designed for 
 * a space-to-depth stem of factor 4, so that no convolution runs at full resolution;
 * no normalisation layer. Activations keep unit magnitude by construction instead: weights are
   normalised, sums and concatenations have fixed weights and SiLU is rescaled (magnitude-preserving
-  layers; Karras et al., EDM2, arXiv 2312.02696). :meth:`Denoiser.fold` turns the normalised
-  weights into plain convolutions for export, and nothing in the graph can overflow FP16;
+  layers; Karras et al., EDM2, arXiv 2312.02696). :mod:`emfast.models.folded` turns them into
+  plain convolutions for export, and nothing in the graph can overflow FP16;
 * convolutions only, so that any height and width divisible by :attr:`Denoiser.multiple` works.
 """
 
@@ -22,6 +22,8 @@ from torch.nn import functional as F
 
 # E[silu(x)^2] = 0.596^2 for x ~ N(0, 1): EDM2, eq. 81.
 SILU_RMS = 0.596
+# Weight of a block's output beside its input: EDM2, table 1, "residual blend".
+RESIDUAL = 0.3
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,11 @@ class MPConv(nn.Module):
         super().__init__()
         shape = (out_channels, in_channels) + (kernel, kernel) * (kernel > 0)
         self.kernel = kernel
-        self.folded = False
         self.weight = nn.Parameter(torch.randn(shape))
 
     def effective_weight(self) -> Tensor:
         """The weights that the convolution uses, of unit norm for each output channel."""
-        if self.folded:
-            return self.weight
         return normalize_weight(self.weight) / math.sqrt(self.weight[0].numel())
-
-    def fold(self) -> None:
-        """Store the effective weights, after which the layer is a plain convolution."""
-        with torch.no_grad():
-            self.weight.copy_(self.effective_weight())
-        self.folded = True
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.effective_weight()
@@ -122,11 +115,15 @@ class Block(nn.Module):
         self.modulation = MPConv(embedding, out_channels, 0)
         self.gain = nn.Parameter(torch.zeros(()))
 
+    def scale(self, embedding: Tensor) -> Tensor:
+        """The factor of each hidden feature, (batch, out_channels)."""
+        factor: Tensor = self.modulation(embedding) * self.gain + 1
+        return factor
+
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(mp_silu(x))
-        scale = self.modulation(embedding) * self.gain + 1
-        h = self.conv2(mp_silu(h * scale[:, :, None, None].to(h.dtype)))
-        return mp_sum(self.skip(x), h, 0.3)
+        h = self.conv2(mp_silu(h * self.scale(embedding)[:, :, None, None].to(h.dtype)))
+        return mp_sum(self.skip(x), h, RESIDUAL)
 
 
 class Level(nn.ModuleList):
@@ -224,13 +221,6 @@ class Denoiser(nn.Module):
     def multiple(self) -> int:
         """Height and width must be divisible by this number of pixels."""
         return self.config.patch << (len(self.config.widths) - 1)
-
-    def fold(self) -> Denoiser:
-        """Turn every magnitude-preserving layer into a plain one, in place, for export."""
-        for module in self.modules():
-            if isinstance(module, MPConv) and not module.folded:
-                module.fold()
-        return self
 
     @torch.no_grad()
     def normalize_weights(self) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,15 +35,6 @@ def test_magnitudes_are_preserved() -> None:
     with torch.no_grad():
         y = model(torch.randn(4, 2, 64, 64), torch.rand(4) * 699)
     assert 0.3 < y.std() < 3
-
-
-def test_folding_changes_nothing_but_the_weights() -> None:
-    model = small()
-    folded = copy.deepcopy(model).fold()
-    x, t = torch.randn(2, 2, 32, 48), torch.tensor([3.0, 600.0])
-    with torch.no_grad():
-        torch.testing.assert_close(folded(x, t), model(x, t), rtol=1e-5, atol=1e-5)
-    assert all(m.folded for m in folded.modules() if isinstance(m, MPConv))
 
 
 def test_forced_normalisation_keeps_the_function() -> None:

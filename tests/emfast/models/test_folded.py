@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from emfast.diffusion.schedule import cosine_schedule
+from emfast.models.denoiser import Block, Denoiser, DenoiserConfig
+from emfast.models.folded import FoldedDenoiser
+
+
+def trained(blocks: int) -> Denoiser:
+    """A network of which every part matters."""
+    torch.manual_seed(0)
+    config = DenoiserConfig(widths=(16, 24, 32), blocks=blocks, embedding=16, steps=50)
+    model = Denoiser(config).eval()
+    model.precondition(torch.from_numpy(cosine_schedule(50).alphas_cumprod))
+    with torch.no_grad():
+        model.head_gain.fill_(0.7)
+        for module in model.modules():
+            if isinstance(module, Block):
+                module.gain.copy_(torch.rand(()) + 0.5)
+                module.modulation.weight.mul_(2)
+    return model
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_it_is_the_same_function(blocks: int) -> None:
+    model = trained(blocks)
+    folded = FoldedDenoiser(model)
+    for t in (0, 1, 25, 49):
+        x, timestep = torch.randn(2, 2, 32, 48), torch.tensor([float(t), 49.0 - t])
+        with torch.no_grad():
+            torch.testing.assert_close(
+                folded(x, timestep), model(x, timestep), rtol=1e-5, atol=1e-5
+            )
+    assert folded.multiple == model.multiple
+
+
+def test_it_does_not_share_weights() -> None:
+    model = trained(1)
+    folded = FoldedDenoiser(model)
+    x, timestep = torch.randn(1, 2, 32, 32), torch.tensor([3.0])
+    with torch.no_grad():
+        before = folded(x, timestep)
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.scales.zero_()
+        torch.testing.assert_close(folded(x, timestep), before, rtol=0, atol=0)
+
+
+def test_nothing_but_convolutions_holds_weights() -> None:
+    folded = FoldedDenoiser(trained(2))
+    assert {module.__class__.__name__ for module in folded.modules()} == {
+        "FoldedDenoiser",
+        "FoldedBlock",
+        "FoldedConv",
+        "ModuleList",
+    }
+    assert folded.table.shape == (50, 2 * 2 * (16 + 24 + 32))
