@@ -2,6 +2,8 @@
 # Each makes its own environment first; PYTHON may name another interpreter (3.11 or newer).
 
 PYTHON ?= python3
+# Published bindings whose names the TensorRT code is checked against; they are read, not installed.
+TENSORRT = 10.16.1.11 11.4.0.106
 
 .PHONY: demo test lint types wheel clean
 
@@ -36,6 +38,7 @@ wheel: .venv-test/ready
 .venv-test/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	for version in $(TENSORRT); do .venv-test/bin/pip download --quiet --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 --python-version 312 --dest .venv-test/wheels tensorrt_cu13_bindings==$$version || exit 1; done
 	touch $@
 
 clean:

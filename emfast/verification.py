@@ -1,4 +1,4 @@
-"""How exports are judged: tolerances, noisy tiles and whole samplings of a denoiser."""
+"""How graphs and engines are judged: tolerances, real slices, whole samplings of a denoiser."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emfast.channels import Channel, decode
+from emfast.channels import Channel, decode, encode
+from emfast.data.sample import read_sample
 from emfast.data.stack import Stack
 from emfast.diffusion.noise import normal_noise
 from emfast.diffusion.sampling import sample
 from emfast.diffusion.spec import DenoiserSpec
 from emfast.progress import progress
 from emfast.quality.overlap import confusion
+from emfast.segmentation.preprocessing import SegmenterSpec, label_map, normalize
+from engines.bundle import Manifest
 from engines.errors import UserError
-from export.verify import Check, Measure, Outputs, Run, Tolerance
+from export.verify import Check, Measure, Outputs, Run, Tolerance, output_check
 
 # Largest errors of an output relative to its root mean square. At the first timesteps a denoiser
 # predicts noise of about 1/100 of the image's scale, of which FP16 rounds away some percent as soon
@@ -25,6 +28,10 @@ SEGMENTER = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(5e-2, 5e-3)}
 DENOISER = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(2e-1, 2e-2)}
 # A whole sampling with the same noise: least PSNR of the image, in dB, and Dice of the mask.
 TRAJECTORY = {"fp32": (60.0, 0.999), "fp16": (40.0, 0.98)}
+# The mask of a segmented slice: least Dice.
+MASK = {"fp32": 0.999, "fp16": 0.99}
+# Steps of the sampling that every new engine of a denoiser is compared by.
+ENGINE_STEPS = 20
 # The PSNR of two 8-bit images that are equal, which has no finite value.
 PSNR_EQUAL = 100.0
 CROPS = 2
@@ -94,15 +101,18 @@ def noisy_batches(
     return batches
 
 
-def trajectory_check(spec: DenoiserSpec, steps: int | None) -> Check:
+def trajectory_check(
+    spec: DenoiserSpec, steps: int | None, size: tuple[int, int] | None = None
+) -> Check:
     """A check that samples one image with the same noise on each engine.
 
     Args:
         spec: of the denoiser.
         steps: of the sampling; all of the schedule's by default.
+        size: height and width of the image; what the model was trained for by default.
     """
     sampler = spec.sampler(steps)
-    shape = (len(spec.channels), *spec.size)
+    shape = (len(spec.channels), *(size or spec.size))
 
     def run(network: Run) -> Outputs:
         def denoise(
@@ -142,3 +152,70 @@ def compare_samples(
     error = float(np.mean((image.astype(np.float64) - other_image) ** 2))
     psnr = 10 * float(np.log10(255**2 / error)) if error else PSNR_EQUAL
     return psnr, confusion(other_mask, mask).dice
+
+
+def mask_check(spec: SegmenterSpec, images: npt.NDArray[np.uint8]) -> Check:
+    """A check that segments slices with each engine.
+
+    Args:
+        spec: of the segmenter.
+        images: uint8 (slices, height, width), greys in [0, 255].
+    """
+    x = normalize(images, spec.normalization)
+
+    def run(network: Run) -> Outputs:
+        probability = np.asarray(network({"x": x})["probability"], dtype=np.float32)
+        return {"labels": label_map(probability, spec.threshold)}
+
+    def judge(precision: str, expected: Outputs, got: Outputs) -> list[Measure]:
+        masks = (outputs["labels"].astype(np.uint8) for outputs in (got, expected))
+        dice = confusion(*masks).dice
+        return [Measure("Dice of the mask", dice, MASK[precision], at_least=True)]
+
+    return Check(run, judge)
+
+
+def engine_checks(
+    manifest: Manifest, size: tuple[int, int] | None = None
+) -> tuple[tuple[Check, ...], str]:
+    """The checks of an engine of a bundle, on the sample slice.
+
+    Args:
+        manifest: of the bundle.
+        size: height and width that the engine takes; by default the slice's for a segmenter, and
+            what it was trained for for a denoiser.
+
+    Returns:
+        The checks, and what they use, in words.
+    """
+    sample_slice = read_sample()
+    if manifest.kind == "segmenter":
+        spec = SegmenterSpec.from_dict(manifest.model)
+        images = _fit(sample_slice.images, size or sample_slice.images.shape[1:])
+        batches = {f"{_pixels(images)} pixels": {"x": normalize(images, spec.normalization)}}
+        checks = output_check(batches, SEGMENTER), mask_check(spec, images)
+        return checks, f"the sample slice, {_pixels(images)} pixels"
+    denoiser = DenoiserSpec.from_dict(manifest.model)
+    size = size or denoiser.size
+    images, masks = (_fit(a, size) for a in (sample_slice.images, sample_slice.labels()))
+    x0 = encode(denoiser.channels, images, masks)
+    batches = {
+        name: batch
+        for name, batch in noisy_batches(denoiser, x0, manifest.multiple).items()
+        if batch["x"].shape == x0.shape
+    }
+    steps = min(ENGINE_STEPS, denoiser.schedule.steps)
+    checks = output_check(batches, DENOISER), trajectory_check(denoiser, steps, size)
+    return checks, f"the sample slice, {_pixels(images)} pixels, and a sampling of {steps} steps"
+
+
+def _fit(images: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """The middle of slices (n, height, width), mirrored at the border where they are too small."""
+    missing = [max(0, want - has) for want, has in zip(size, images.shape[1:], strict=True)]
+    images = np.pad(images, [(0, 0), *((m // 2, m - m // 2) for m in missing)], mode="symmetric")
+    y, x = ((has - want) // 2 for want, has in zip(size, images.shape[1:], strict=True))
+    return np.ascontiguousarray(images[:, y : y + size[0], x : x + size[1]])
+
+
+def _pixels(images: npt.NDArray[np.uint8]) -> str:
+    return f"{images.shape[2]} x {images.shape[1]}"

@@ -60,8 +60,11 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         if name == "onnxruntime-cuda" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from the wheels of the gpu extra
+        # TF32 would round the FP32 layers of an FP16 graph to the digits that they were kept from.
         providers = (
-            [provider] if name == "onnxruntime-cpu" else [provider, PROVIDERS["onnxruntime-cpu"]]
+            [provider]
+            if name == "onnxruntime-cpu"
+            else [(provider, {"use_tf32": "0"}), PROVIDERS["onnxruntime-cpu"]]
         )
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=providers)

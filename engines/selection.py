@@ -4,19 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from engines.bundle import PRECISIONS as GRAPH_PRECISIONS
 from engines.bundle import Bundle
 from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
+from engines.gpu import gpus
 from engines.onnxruntime import OnnxRuntimeEngine
+from engines.tensorrt import TensorRTEngine
+from engines.tensorrt.library import check_device
 
-Opener = Callable[[Bundle, str, int | None], Engine]
+
+@dataclass(frozen=True)
+class Plan:
+    """An engine file for the GPU of this machine.
+
+    Attributes:
+        data: the serialised engine.
+        kernels: where TensorRT-RTX keeps what it compiles for this GPU.
+    """
+
+    data: bytes
+    kernels: Path | None = None
+
+
+# Gives the engine file of a bundle's graph: (flavour, precision) -> plan.
+Plans = Callable[[str, str], Plan]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine is opened for: the arguments of :func:`open_engine`."""
+
+    bundle: Bundle
+    precision: str
+    threads: int | None
+    plans: Plans | None
+
+
+Opener = Callable[[Request], Engine]
 
 
 def _onnxruntime(name: str) -> Opener:
-    def opener(bundle: Bundle, precision: str, threads: int | None) -> Engine:
-        return OnnxRuntimeEngine(bundle.graph(precision), name, precision, threads)
+    def opener(request: Request) -> Engine:
+        graph = request.bundle.graph(request.precision)
+        return OnnxRuntimeEngine(graph, name, request.precision, request.threads)
+
+    return opener
+
+
+def _tensorrt(flavour: str) -> Opener:
+    def opener(request: Request) -> Engine:
+        gpus()
+        check_device(flavour)
+        if request.plans is None:
+            raise EngineUnavailableError("no engine file was given")
+        manifest = request.bundle.manifest
+        try:
+            plan = request.plans(flavour, request.precision)
+            return TensorRTEngine(
+                plan.data,
+                flavour,
+                request.precision,
+                manifest.inputs,
+                manifest.outputs,
+                plan.kernels,
+            )
+        except UserError as error:  # of a build, a verification or a driver that refuses it
+            raise EngineUnavailableError(str(error)) from None
 
     return opener
 
@@ -38,6 +94,8 @@ class Candidate:
 
 # In the order that auto tries them: the fastest first.
 CANDIDATES = (
+    Candidate("tensorrt", ("fp16", "fp32"), _tensorrt("tensorrt")),
+    Candidate("tensorrt-rtx", ("fp16", "fp32"), _tensorrt("tensorrt-rtx")),
     Candidate("onnxruntime-cuda", ("fp16", "fp32"), _onnxruntime("onnxruntime-cuda")),
     Candidate("onnxruntime-cpu", ("fp32", "fp16"), _onnxruntime("onnxruntime-cpu")),
 )
@@ -59,7 +117,11 @@ class Selection:
 
 
 def open_engine(
-    bundle: Bundle, engine: str = "auto", precision: str = "auto", threads: int | None = None
+    bundle: Bundle,
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    plans: Plans | None = None,
 ) -> Selection:
     """Open a bundle on an engine.
 
@@ -70,6 +132,7 @@ def open_engine(
         precision: one of :data:`PRECISIONS`. "auto" takes what suits the engine best among what
             the bundle has.
         threads: CPU threads; all processors of this process by default.
+        plans: gives TensorRT its engine files; without it TensorRT is passed over.
 
     Raises:
         UserError: unknown names, a precision that the bundle lacks, or no engine that runs.
@@ -87,8 +150,9 @@ def open_engine(
         wanted = precision
         if wanted == "auto":
             wanted = next(p for p in candidate.precisions if p in bundle.precisions)
+        request = Request(bundle, wanted, threads, plans)
         try:
-            return Selection(candidate.open(bundle, wanted, threads), tuple(passed_over))
+            return Selection(candidate.open(request), tuple(passed_over))
         except EngineUnavailableError as error:
             if engine != "auto":
                 raise EngineUnavailableError(f"engine {engine}: {error}") from None

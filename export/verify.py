@@ -1,4 +1,4 @@
-"""Comparing engines with the PyTorch network before anything is written.
+"""Comparing engines with a reference before anything is kept.
 
 What is compared is up to the caller: a :class:`Check` runs something on an engine and judges the
 result against that of the reference. Every number that was looked at becomes a :class:`Measure`
@@ -121,9 +121,15 @@ def relative_errors(expected: Array, got: Array) -> tuple[float, float]:
 
 
 def verify(
-    reference: Run, candidates: Mapping[str, Run], checks: Sequence[Check]
+    reference: Run, candidates: Mapping[str, Run], checks: Sequence[Check], against: str = "PyTorch"
 ) -> dict[str, list[Measure]]:
     """Run all checks on the reference and on the engine of each precision.
+
+    Args:
+        reference: what is right.
+        candidates: the engine of each precision.
+        checks: what they must do alike.
+        against: what the reference is, for the error.
 
     Returns:
         The measures of each precision.
@@ -144,7 +150,7 @@ def verify(
     ]
     if failures:
         raise UserError(
-            f"verification against PyTorch failed, nothing was written: {'; '.join(failures)}"
+            f"verification against {against} failed, nothing was kept: {'; '.join(failures)}"
         )
     return measures
 

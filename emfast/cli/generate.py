@@ -49,7 +49,7 @@ def generate(
     from emfast.synthesis.denoiser import Generator
     from emfast.synthesis.job import Job, run_job
 
-    with Generator.open(model, engine, precision, threads) as generator:
+    with Generator.open(model, engine, precision, threads, batch, size) as generator:
         for line in generator.passed_over:
             typer.echo(line, err=True)
         typer.echo(f"engine: {generator.engine.info}", err=True)

@@ -46,10 +46,13 @@ def segment(
 
     Example: emfast segment slice.png --out out --overlay
     """
+    from emfast.data.slices import common_size
+    from emfast.data.stack import find_sources
     from emfast.segmentation.output import segment_files
     from emfast.segmentation.segmenter import Segmenter
 
-    with Segmenter.open(model, engine, precision, threads, threshold) as segmenter:
+    size = common_size(find_sources(source)[0])
+    with Segmenter.open(model, engine, precision, threads, threshold, size=size) as segmenter:
         for line in segmenter.passed_over:
             typer.echo(line, err=True)
         typer.echo(f"engine: {segmenter.info}", err=True)

@@ -85,3 +85,19 @@ def normalize(images: Uint8, normalization: Normalization) -> npt.NDArray[np.flo
         plane -= image.mean(dtype=np.float64)
         plane /= max(float(image.std(dtype=np.float64)), 1.0)
     return x
+
+
+def label_map(probability: npt.NDArray[np.float32], threshold: float) -> Uint8:
+    """Decide on one class a pixel.
+
+    Args:
+        probability: float32 (slices, classes, height, width) in [0, 1].
+        threshold: in [0, 1].
+
+    Returns:
+        uint8 (slices, height, width): the label, from 1, of the class whose probability is largest
+        (of equal ones the first) and not below ``threshold``, or else 0.
+    """
+    labels: Uint8 = (probability.argmax(axis=1) + 1).astype(np.uint8)
+    labels[probability.max(axis=1) < threshold] = 0
+    return labels

@@ -9,17 +9,14 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from emfast.runtime import TILE, open_runtime, segmenter_shapes
 from emfast.segmentation import tiling
-from emfast.segmentation.preprocessing import SegmenterSpec, Uint8, normalize
+from emfast.segmentation.preprocessing import SegmenterSpec, Uint8, label_map, normalize
 from engines.bundle import Bundle, open_bundle
 from engines.engine import Engine, EngineInfo
 from engines.errors import UserError
-from engines.selection import open_engine
 
 SHIPPED = "epfl-segmenter"
-# The light U-Net takes 3.2 GB for a tile of this side (onnxruntime on the CPU, FP32), 1.1 GB for
-# half of it; but tiles of half the side run 2.25 times the pixels of a 2048 x 2048 slice.
-TILE = 2048
 # Small slices run as batches of so many pixels.
 BATCH_PIXELS = 1024 * 1024
 
@@ -68,6 +65,7 @@ class Segmenter:
         threads: int | None = None,
         threshold: float | None = None,
         tile: int = TILE,
+        size: tuple[int, int] | None = None,
     ) -> Self:
         """Open a bundle on an engine.
 
@@ -79,13 +77,16 @@ class Segmenter:
             threads: CPU threads; all processors of this process by default.
             threshold: in [0, 1], instead of the bundle's.
             tile: longest side, in pixels, that runs in one piece. It bounds the memory.
+            size: height and width of all slices, where they are known: a TensorRT engine that was
+                built for this size alone is then taken.
 
         Raises:
             UserError: no such bundle, a damaged one or one of another kind, an engine or precision
                 that cannot be had, or values out of range.
         """
         opened = open_bundle(bundle, "segmenter")
-        selection = open_engine(opened, engine, precision, threads)
+        shapes = segmenter_shapes(opened.manifest, tile, size)
+        selection = open_runtime(opened, shapes, engine, precision, threads)
         try:
             return cls(opened, selection.engine, threshold, tile, selection.passed_over)
         except UserError:
@@ -163,22 +164,6 @@ class Segmenter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def label_map(probability: npt.NDArray[np.float32], threshold: float) -> Uint8:
-    """Decide on one class a pixel.
-
-    Args:
-        probability: float32 (slices, classes, height, width) in [0, 1].
-        threshold: in [0, 1].
-
-    Returns:
-        uint8 (slices, height, width): the label, from 1, of the class whose probability is largest
-        (of equal ones the first) and not below ``threshold``, or else 0.
-    """
-    labels: Uint8 = (probability.argmax(axis=1) + 1).astype(np.uint8)
-    labels[probability.max(axis=1) < threshold] = 0
-    return labels
 
 
 def _check_tensors(bundle: Bundle, spec: SegmenterSpec) -> None:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from emfast.channels import Uint8, decode
 from emfast.diffusion.sampling import sample
 from emfast.diffusion.spec import DenoiserSpec
+from emfast.runtime import BATCH, denoiser_shapes, open_runtime
 from engines.bundle import Bundle, open_bundle
 from engines.engine import Engine
 from engines.errors import UserError
-from engines.selection import open_engine
 
 
 class Generator:
@@ -42,18 +42,24 @@ class Generator:
         engine: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
+        batch: int = BATCH,
+        size: tuple[int, int] | None = None,
     ) -> Self:
         """Open a denoiser bundle on an engine.
 
         Args:
             bundle: a folder, or the name of a shipped bundle.
             engine, precision, threads: as for :func:`engines.selection.open_engine`.
+            batch: images that will be drawn together; a TensorRT engine is tuned for it.
+            size: height and width in pixels of the images that will be drawn; what the model was
+                trained for by default. A TensorRT engine takes no other.
 
         Raises:
             UserError: no such bundle, a damaged one, or no such engine here.
         """
         opened = open_bundle(bundle, kind="denoiser")
-        selection = open_engine(opened, engine, precision, threads)
+        shapes = denoiser_shapes(batch, size or DenoiserSpec.from_dict(opened.manifest.model).size)
+        selection = open_runtime(opened, shapes, engine, precision, threads)
         return cls(opened, selection.engine, selection.passed_over)
 
     def check_size(self, size: tuple[int, int]) -> None:

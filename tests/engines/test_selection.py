@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,12 +42,28 @@ def test_all_processors_are_used_by_default(bundle: Bundle) -> None:
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has a CUDA provider")
-def test_auto_says_why_it_passed_over_cuda(bundle: Bundle) -> None:
+def test_auto_says_why_it_passed_over_the_others(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     selection = open_engine(bundle)
     assert selection.engine.info.engine == "onnxruntime-cpu"
-    (reason,) = selection.passed_over
-    assert reason.startswith("onnxruntime-cuda passed over: this onnxruntime")
-    assert "built without CUDAExecutionProvider" in reason
+    tensorrt, rtx, cuda = selection.passed_over
+    assert re.match("tensorrt passed over: (no NVIDIA driver|CUDA_VISIBLE_DEVICES)", tensorrt)
+    assert re.match("tensorrt-rtx passed over: (no NVIDIA driver|CUDA_VISIBLE_DEVICES)", rtx)
+    assert cuda.startswith("onnxruntime-cuda passed over: this onnxruntime")
+    assert "built without CUDAExecutionProvider" in cuda
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_without_a_gpu_is_one_clear_line(
+    bundle: Bundle, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(EngineUnavailableError) as error:
+        open_engine(bundle, engine)
+    assert re.match(f"engine {engine}: (no NVIDIA driver|CUDA_VISIBLE_DEVICES)", str(error.value))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has a CUDA provider")
@@ -78,13 +95,13 @@ def test_a_listed_provider_that_does_not_load_is_noticed(
     monkeypatch.setattr(ort, "InferenceSession", on_cpu)
     selection = open_engine(bundle)
     assert selection.engine.info.engine == "onnxruntime-cpu"
-    assert "lists CUDAExecutionProvider but cannot load it" in selection.passed_over[0]
+    assert "lists CUDAExecutionProvider but cannot load it" in selection.passed_over[-1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"engine": "cuda"}, "unknown engine 'cuda'; accepted: auto, onnxruntime-cuda"),
+        ({"engine": "cuda"}, "unknown engine 'cuda'; accepted: auto, tensorrt, tensorrt-rtx,"),
         ({"precision": "int4"}, "unknown precision 'int4'; accepted: auto, fp32, fp16"),
         ({"precision": "fp16"}, "has no fp16 graph"),
         ({"threads": 0}, "0 threads"),

@@ -118,7 +118,7 @@ def test_half_io_is_told_in_the_manifest_and_verified(export: Export, tmp_path: 
 
 def test_what_fails_is_not_written(export: Export, tmp_path: Path) -> None:
     other = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
-    with pytest.raises(UserError, match=r"nothing was written: fp32: noise, y: maximum error"):
+    with pytest.raises(UserError, match=r"nothing was kept: fp32: noise, y: maximum error"):
         export_bundle(replace(export, reference=other), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

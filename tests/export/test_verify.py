@@ -50,7 +50,7 @@ def test_an_error_beyond_the_tolerance_fails_with_its_numbers() -> None:
     with pytest.raises(UserError) as error:
         verify(doubled(), {"fp32": doubled(0.04), "fp16": doubled(0.04)}, [check])
     message = str(error.value)
-    assert "nothing was written" in message
+    assert "nothing was kept" in message
     assert "fp32: a, y: maximum error 0.01 (at most 0.001)" in message
     assert "fp16" not in message
 

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from emfast.segmentation import tiling
-from emfast.segmentation.segmenter import Segmenter, label_map
+from emfast.segmentation.preprocessing import label_map
+from emfast.segmentation.segmenter import Segmenter
 from engines.bundle import MANIFEST, open_bundle
 from engines.errors import UserError
 from tests.bundles import write_segmenter_bundle
