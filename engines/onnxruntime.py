@@ -27,6 +27,10 @@ def import_onnxruntime() -> ModuleType:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         reason = INSTALL if missing else f"onnxruntime does not load ({error})"
         raise EngineUnavailableError(reason) from None
+    if onnxruntime.__file__ is None:  # the empty folder that an uninstalled package leaves
+        raise EngineUnavailableError(
+            "onnxruntime does not load (its files are gone); emfast doctor says how to mend it"
+        )
     return onnxruntime
 
 
@@ -77,7 +81,7 @@ class OnnxRuntimeEngine:
         if running != provider:
             raise EngineUnavailableError(
                 f"{version} lists {provider} but cannot load it (no driver, or CUDA or cuDNN "
-                "libraries of another version)"
+                "libraries of another version); emfast doctor says which"
             )
         device = (
             f"CPU, {options.intra_op_num_threads} threads"

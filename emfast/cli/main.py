@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from emfast import __version__
 from emfast.cli.data import app as data_app
+from emfast.cli.doctor import doctor
+from emfast.cli.engines import app as engines_app
 from emfast.cli.evaluate import evaluate
 from emfast.cli.export import export
 from emfast.cli.generate import generate
@@ -46,14 +49,28 @@ app.command()(generate)
 app.command()(segment)
 app.command()(evaluate)
 app.command()(export)
+app.command()(doctor)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
+app.add_typer(engines_app, name="engines")
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 1."""
+    _show_messages()
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _show_messages() -> None:
+    """Print what the packages tell on the way, such as the building of an engine."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for package in ("emfast", "engines", "export"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
