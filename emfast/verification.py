@@ -176,7 +176,7 @@ def mask_check(spec: SegmenterSpec, images: npt.NDArray[np.uint8]) -> Check:
 
 
 def engine_checks(
-    manifest: Manifest, size: tuple[int, int] | None = None
+    manifest: Manifest, size: tuple[int, int] | None = None, batch: int = 1
 ) -> tuple[tuple[Check, ...], str]:
     """The checks of an engine of a bundle, on the sample slice.
 
@@ -184,6 +184,7 @@ def engine_checks(
         manifest: of the bundle.
         size: height and width that the engine takes; by default the slice's for a segmenter, and
             what it was trained for for a denoiser.
+        batch: images that run together, each another view of the slice; a sampling is of one.
 
     Returns:
         The checks, and what they use, in words.
@@ -191,22 +192,32 @@ def engine_checks(
     sample_slice = read_sample()
     if manifest.kind == "segmenter":
         spec = SegmenterSpec.from_dict(manifest.model)
-        images = _fit(sample_slice.images, size or sample_slice.images.shape[1:])
+        images = _views(sample_slice.images, size or sample_slice.images.shape[1:], batch)
         batches = {f"{_pixels(images)} pixels": {"x": normalize(images, spec.normalization)}}
         checks = output_check(batches, SEGMENTER), mask_check(spec, images)
-        return checks, f"the sample slice, {_pixels(images)} pixels"
+        return checks, f"{batch} of the sample slice, {_pixels(images)} pixels"
     denoiser = DenoiserSpec.from_dict(manifest.model)
     size = size or denoiser.size
-    images, masks = (_fit(a, size) for a in (sample_slice.images, sample_slice.labels()))
+    stacks = sample_slice.images, sample_slice.labels()
+    images, masks = (_views(stack, size, batch) for stack in stacks)
     x0 = encode(denoiser.channels, images, masks)
     batches = {
-        name: batch
-        for name, batch in noisy_batches(denoiser, x0, manifest.multiple).items()
-        if batch["x"].shape == x0.shape
+        name: inputs
+        for name, inputs in noisy_batches(denoiser, x0, manifest.multiple).items()
+        if inputs["x"].shape == x0.shape
     }
     steps = min(ENGINE_STEPS, denoiser.schedule.steps)
     checks = output_check(batches, DENOISER), trajectory_check(denoiser, steps, size)
-    return checks, f"the sample slice, {_pixels(images)} pixels, and a sampling of {steps} steps"
+    what = f"{batch} of the sample slice, {_pixels(images)} pixels, and a sampling of {steps} steps"
+    return checks, what
+
+
+def _views(
+    images: npt.NDArray[np.uint8], size: tuple[int, ...], count: int
+) -> npt.NDArray[np.uint8]:
+    """``count`` different images of a size from one slice (1, height, width)."""
+    shifts = (np.roll(images, (29 * i, 53 * i), axis=(1, 2)) for i in range(count))
+    return np.concatenate([_fit(shifted, size) for shifted in shifts])
 
 
 def _fit(images: npt.NDArray[np.uint8], size: tuple[int, ...]) -> npt.NDArray[np.uint8]:

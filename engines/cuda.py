@@ -101,14 +101,19 @@ class Device:
         return f"{self.name} (CUDA device {self.index})"
 
 
+def use_device(index: int = 0) -> None:
+    """Make a GPU the current one of this thread."""
+    call("cudaSetDevice", index)
+
+
 def open_device(index: int = 0) -> Device:
-    """Make a GPU the current one of this thread.
+    """Make a GPU the current one of this thread, and tell what it is.
 
     Raises:
         EngineUnavailableError: no bindings, no driver or no such GPU.
     """
     try:
-        call("cudaSetDevice", index)
+        use_device(index)
         properties = call("cudaGetDeviceProperties", index)
     except CudaError as error:
         raise EngineUnavailableError(str(error)) from None
@@ -154,11 +159,17 @@ class PinnedBuffer:
 
     Attributes:
         array: uint8 (size,), a view of the memory.
+
+    Raises:
+        CudaError: there is no memory to pin.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.address = int(call("cudaMallocHost", size))
+        try:
+            self.address = int(call("cudaMallocHost", size))
+        except OutOfDeviceMemoryError:  # CUDA has one error for both memories
+            raise CudaError(f"the host has no memory to pin for {size} bytes") from None
         self.array: Bytes = np.ctypeslib.as_array(
             (ctypes.c_uint8 * size).from_address(self.address)
         )

@@ -74,7 +74,10 @@ class OnnxRuntimeEngine:
             self._session = ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no public base class
             message = " ".join(str(error).split())
-            raise UserError(f"{graph}: onnxruntime cannot load it ({message})") from None
+            kind = UserError if name == "onnxruntime-cpu" else EngineUnavailableError
+            raise kind(f"{graph}: onnxruntime cannot load it ({message})") from None
+        # Or else an error of the device in a run would go on on the CPU, with a line at most.
+        self._session.disable_fallback()
         # A provider that is listed but cannot load is dropped without an error: only the
         # session tells which one runs.
         running = self._session.get_providers()[0]

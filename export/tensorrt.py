@@ -27,7 +27,7 @@ from engines.errors import UserError
 from engines.gpu import NoGpuError, gpus
 from engines.plan import BuildOptions, Profile
 from engines.tensorrt import TITLES, failure, import_tensorrt, logger, reasons
-from engines.tensorrt.library import ECHO, check_device, targets_of
+from engines.tensorrt.library import ECHO, check_device, open_runtime, targets_of
 from export.timings import TimingCache
 
 # TensorRT's names of the types that a manifest holds.
@@ -123,6 +123,8 @@ def build(
     if timings is not None:
         timings.save()
         warnings += timings.warnings
+    # What was logged on the way did no harm; a later failure must not be explained by it.
+    logger(flavour).errors.clear()
     seconds = time.perf_counter() - start
     return Built(bytes(plan), seconds, count_layers(parsed.network), tuple(warnings))
 
@@ -223,6 +225,8 @@ def configure(parsed: Parsed, options: BuildOptions) -> Any:
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if parsed.flavour == "tensorrt-rtx":
+        # Without it TensorRT-RTX may allocate in a run, and the run cannot become a CUDA graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         _set_targets(trt, config, options.targets)
     elif options.hardware_compatibility != "none":
         levels = {
@@ -286,7 +290,7 @@ def layer_information(plan: bytes, flavour: str) -> dict[str, Any]:
         UserError: TensorRT does not take the engine.
     """
     trt = import_tensorrt(flavour)
-    runtime = trt.Runtime(logger(flavour))
+    runtime = open_runtime(trt, flavour)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise failure(flavour, "refuses the engine")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -99,6 +100,8 @@ class FakeCuda:
         return (OK,)
 
     def cudaMalloc(self, size: int) -> Any:  # noqa: N802
+        if self.captures:
+            return INVALID, None
         if self.used + size > self.memory:
             return CudaErrorCode.cudaErrorMemoryAllocation, None
         array = np.full(size, 0xCD, np.uint8)
@@ -206,6 +209,7 @@ class FakeEngine:
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(str(source.graph), options)
         self.noise = gpu.noise
+        self.device_memory_size_v2 = 1
 
     def get_tensor_name(self, index: int) -> str:
         return list(self._tensors)[index]
@@ -228,6 +232,8 @@ class FakeEngine:
     def create_execution_context(self, config: FakeConfig) -> FakeContext:
         managed = tensorrt_rtx.ExecutionContextAllocationStrategy.USER_MANAGED
         assert config.strategy == managed
+        if config.kernels() is None:
+            raise RuntimeError("the cache of kernels was freed before the context was opened")
         return FakeContext(self)
 
 
@@ -251,7 +257,8 @@ class FakeConfig:
     def __init__(self) -> None:
         self.strategy: Any = None
         self.dynamic_shapes_kernel_specialization_strategy: Any = None
-        self._kernels: FakeKernels | None = None
+        # TensorRT points to the cache and does not keep it.
+        self.kernels: Callable[[], FakeKernels | None] = lambda: None
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
@@ -260,11 +267,8 @@ class FakeConfig:
         return FakeKernels()
 
     def set_runtime_cache(self, kernels: FakeKernels) -> bool:
-        self._kernels = kernels
+        self.kernels = weakref.ref(kernels)
         return True
-
-    def get_runtime_cache(self) -> FakeKernels | None:
-        return self._kernels
 
 
 class FakeContext:
@@ -276,6 +280,7 @@ class FakeContext:
         self._addresses: dict[str, int] = {}
         self._scratch: tuple[int, int] = (0, 0)
         self._warm: dict[str, tuple[int, ...]] | None = None
+        self._changes = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self._engine.get_tensor_profile_shape(name, 0)
@@ -283,6 +288,7 @@ class FakeContext:
             return False
         if self._shapes.get(name) != shape:
             self._warm, self._scratch = None, (0, 0)
+            self._changes += 1
         self._shapes[name] = shape
         return True
 
@@ -319,7 +325,11 @@ class FakeContext:
         shapes, addresses = dict(self._shapes), dict(self._addresses)
         source, session = self._engine.source, self._engine.session
 
+        changes = self._changes
+
         def run() -> None:
+            if self._changes != changes:
+                raise RuntimeError("a graph was replayed after its context took other shapes")
             cuda.array(address)
             feeds = {}
             for spec in source.inputs:

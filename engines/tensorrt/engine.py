@@ -17,7 +17,7 @@ from engines.cuda import OutOfDeviceMemoryError, free_memory, open_device
 from engines.engine import Array, EngineInfo
 from engines.errors import UserError
 from engines.tensorrt.context import Caller, Contexts
-from engines.tensorrt.library import TITLES, failure, import_tensorrt, logger
+from engines.tensorrt.library import TITLES, failure, import_tensorrt, open_runtime
 
 CALLERS = 2
 MEGABYTE = 1e6
@@ -58,7 +58,7 @@ class TensorRTEngine:
         device = open_device()
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._weights = len(plan)
-        self._runtime = trt.Runtime(logger(flavour))
+        self._runtime = open_runtime(trt, flavour)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         title = TITLES[flavour]
         if self._engine is None:
@@ -131,16 +131,12 @@ class TensorRTEngine:
             pass
         with self._lock:
             if len(self._callers) < self._most_callers:
-                try:
-                    self._callers.append(self._new_caller())
-                except OutOfDeviceMemoryError:
-                    self._most_callers = len(self._callers)
-                else:
-                    return self._callers[-1]
+                self._callers.append(self._new_caller())
+                return self._callers[-1]
         return self._idle.get()
 
     def _new_caller(self) -> Caller:
-        return Caller(self._contexts.open(), self._inputs, self._outputs, self.info)
+        return Caller(self._contexts, self._inputs, self._outputs, self.info)
 
     def _lower_batch(self, batch: int, error: OutOfDeviceMemoryError) -> None:
         """Halve the batch that runs at once, or tell that not even the least one fits."""

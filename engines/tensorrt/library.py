@@ -98,6 +98,21 @@ def logger(flavour: str) -> Any:
     return Logger()
 
 
+def open_runtime(trt: ModuleType, flavour: str) -> Any:
+    """TensorRT's runtime, with an empty list of errors.
+
+    Raises:
+        EngineUnavailableError: it does not start on this machine.
+    """
+    log = logger(flavour)
+    log.errors.clear()
+    try:
+        return trt.Runtime(log)
+    except TypeError:  # all that the bindings say of a runtime that CUDA did not let start
+        told = reasons(flavour)
+        raise EngineUnavailableError(f"{TITLES[flavour]} does not start ({told})") from None
+
+
 def reasons(flavour: str) -> str:
     """The errors that TensorRT logged since this was last asked."""
     errors = logger(flavour).errors

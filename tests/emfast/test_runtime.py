@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.fake_gpu import FakeGpu
 
 RTX = "tensorrt-rtx"
+# Small, since the largest shape is verified too.
+TILE = 512
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def slices() -> np.ndarray:
 
 def segment(bundle: Bundle, slices: np.ndarray, **options: object) -> tuple[np.ndarray, str]:
     """Masks, and the name of the engine that gave them."""
-    with Segmenter.open(bundle.path, **options) as segmenter:
+    with Segmenter.open(bundle.path, tile=TILE, **options) as segmenter:
         return segmenter.segment(slices), segmenter.info.engine
 
 
@@ -56,7 +58,7 @@ def store_ahead(bundle: Bundle, profile: Profile | None = None) -> EngineCache:
     """A cache with an engine that was built without a GPU."""
     cache = EngineCache()
     options = BuildOptions(targets=("sm86", "sm120"))
-    built = profile or segmenter_shapes(bundle.manifest, 2048).built
+    built = profile or segmenter_shapes(bundle.manifest, TILE).built
     recipe = make_recipe(bundle, "fp32", RTX, built, options, None)
     keep(cache, build_engine(bundle, recipe, None))
     return cache
@@ -68,7 +70,10 @@ def test_the_first_run_builds_and_later_ones_do_not(
     masks, engine = segment(bundle, slices)
     assert engine == RTX
     assert fake_gpu.builds == 1
-    assert "building a TensorRT-RTX" in caplog.text and "verified on the sample" in caplog.text
+    assert (
+        "building a TensorRT-RTX" in caplog.text
+        and "verified on 1 of the sample slice" in caplog.text
+    )
     np.testing.assert_array_equal(masks, segment(bundle, slices, engine="onnxruntime-cpu")[0])
     caplog.clear()
     again, _ = segment(bundle, slices)
@@ -119,7 +124,7 @@ def test_an_engine_that_differs_is_dropped_with_its_numbers(
     fake_gpu: FakeGpu, bundle: Bundle, slices: np.ndarray, noise: float
 ) -> None:
     fake_gpu.noise = noise
-    with Segmenter.open(bundle.path) as segmenter:
+    with Segmenter.open(bundle.path, tile=TILE) as segmenter:
         assert segmenter.info.engine == "onnxruntime-cpu"
         (reason,) = (line for line in segmenter.passed_over if line.startswith(RTX))
     number = "nan" if np.isnan(noise) else "0.0"
@@ -127,7 +132,7 @@ def test_an_engine_that_differs_is_dropped_with_its_numbers(
     assert f"maximum error {number}" in reason and "(at most 0.001)" in reason
     assert EngineCache().entries() == []
     with pytest.raises(EngineUnavailableError, match=r"engine tensorrt-rtx: verification against"):
-        Segmenter.open(bundle.path, RTX)
+        Segmenter.open(bundle.path, RTX, tile=TILE)
 
 
 def test_an_engine_that_was_built_ahead_is_verified_on_first_use(
@@ -243,7 +248,7 @@ def test_a_failed_build_is_a_reason(
         raise UserError("model.onnx: no kernel for this layer")
 
     monkeypatch.setattr("emfast.engine_files.build", fail)
-    with Segmenter.open(bundle.path) as segmenter:
+    with Segmenter.open(bundle.path, tile=TILE) as segmenter:
         assert "tensorrt-rtx passed over: model.onnx: no kernel for this layer" in (
             segmenter.passed_over
         )
@@ -257,7 +262,7 @@ def test_a_card_that_tensorrt_rtx_is_not_made_for(
         EngineUnavailableError,
         match=r"is not made for NVIDIA Stand-in \(compute capability 9.0\), only for sm75, sm80",
     ):
-        Segmenter.open(bundle.path, RTX)
+        Segmenter.open(bundle.path, RTX, tile=TILE)
 
 
 def test_the_set_records_what_ran(fake_gpu: FakeGpu, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_shapes_that_alternate_get_a_graph_each(fake_gpu: FakeGpu, bundle: Bundl
 
 def test_graphs_are_dropped_when_memory_moves(fake_gpu: FakeGpu, bundle: Bundle) -> None:
     with open_rtx(fake_gpu, bundle) as engine:
-        for x in (images(1), images(1), images(1), images(4), images(1), images(1)):
+        for x in (images(1), images(1), images(1), images(4), *[images(1)] * 3):
             np.testing.assert_array_equal(engine.run({"x": x})["probability"], expected(bundle, x))
         assert fake_gpu.cuda.launches == 2
 
@@ -106,7 +106,7 @@ def test_graphs_are_dropped_when_memory_moves(fake_gpu: FakeGpu, bundle: Bundle)
 def test_graphs_are_limited(
     fake_gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.tensorrt.context.GRAPHS", 2)
+    monkeypatch.setattr("engines.tensorrt.context.KINDS", 2)
     with open_rtx(fake_gpu, bundle) as engine:
         for size in (64, 48, 32, 16):
             for _ in range(3):
@@ -134,6 +134,28 @@ def test_what_cannot_be_captured_runs_without_a_graph(
             np.testing.assert_array_equal(result, expected(bundle, x))
     assert not fake_gpu.cuda.graphs
     assert caplog.text.count("runs without CUDA graphs (cudaGraphInstantiate failed") == 1
+
+
+def test_what_tensorrt_does_not_let_be_captured_is_told_once(
+    fake_gpu: FakeGpu, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_gpu.capturable = False
+    with open_rtx(fake_gpu, bundle) as engine:
+        for _ in range(4):
+            engine.run({"x": images(1)})
+    assert caplog.text.count("runs without CUDA graphs (TensorRT-RTX does not let its run") == 1
+
+
+def test_a_size_that_tensorrt_cannot_tell(
+    fake_gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = "tests.fake_gpu.FakeContext.update_device_memory_size_for_shapes"
+    monkeypatch.setattr(context, lambda self: 0)
+    with (
+        open_rtx(fake_gpu, bundle) as engine,
+        pytest.raises(UserError, match="cannot tell the memory that these shapes need"),
+    ):
+        engine.run({"x": images(1)})
 
 
 def test_memory_is_taken_for_what_runs_and_given_back(fake_gpu: FakeGpu, bundle: Bundle) -> None:
@@ -282,6 +304,13 @@ def test_a_package_without_its_libraries(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_cuda_tells_which_call_failed(fake_gpu: FakeGpu) -> None:
     with pytest.raises(OutOfDeviceMemoryError, match="cudaMalloc failed: cudaErrorMemoryAlloc"):
         DeviceBuffer(fake_gpu.cuda.memory + 1)
+    fake_gpu.cuda.cudaMallocHost = lambda size: (  # type: ignore[method-assign]
+        fake_gpu.cuda.cudaError_t.cudaErrorMemoryAllocation,
+        None,
+    )
+    with pytest.raises(CudaError, match="the host has no memory to pin for 4 bytes"):
+        PinnedBuffer(4)
+    del fake_gpu.cuda.cudaMallocHost
     buffer, pinned, stream = DeviceBuffer(4), PinnedBuffer(4), Stream()
     with pytest.raises(CudaError, match="cudaMemcpyAsync failed: cudaErrorInvalidValue"):
         stream.copy_to_device(buffer, pinned, 5)

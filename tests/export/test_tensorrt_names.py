@@ -52,9 +52,9 @@ RTX_ONLY = {
     "dynamic_shapes_kernel_specialization_strategy": _KERNELS,
     "create_runtime_cache": _KERNELS,
     "deserialize": _KERNELS,
-    "get_runtime_cache": _KERNELS,
     "set_runtime_cache": _KERNELS,
     "is_stream_capturable": "TensorRT answers the question by failing to capture",
+    "REQUIRE_USER_ALLOCATION": "TensorRT never allocates in a run whose memory the caller gave",
 }
 
 # A method of Python's lists, which TensorRT-RTX gives to a list type of its own.

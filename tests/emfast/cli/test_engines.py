@@ -27,6 +27,12 @@ def run(*arguments: object) -> Result:
     return result
 
 
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest shape is verified too."""
+    monkeypatch.setattr("emfast.runtime.TILE", 256)
+
+
 @pytest.fixture
 def segmenter(tmp_path: Path) -> Path:
     return write_segmenter_bundle(tmp_path / "segmenter")
