@@ -15,6 +15,7 @@ from emfast.cli.engines import app as engines_app
 from emfast.cli.evaluate import evaluate
 from emfast.cli.export import export
 from emfast.cli.generate import generate
+from emfast.cli.report import report
 from emfast.cli.segment import segment
 from emfast.cli.train import app as train_app
 from engines.errors import UserError
@@ -48,6 +49,7 @@ def callback(
 app.command()(generate)
 app.command()(segment)
 app.command()(evaluate)
+app.command()(report)
 app.command()(export)
 app.command()(doctor)
 app.add_typer(train_app, name="train")
