@@ -13,16 +13,22 @@ from engines.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, writer: str = "") -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to; rename it to ``path`` on success.
 
     The temporary name keeps the suffix, from which many writers tell the format. It is removed
     when the block raises.
 
+    Args:
+        path: to write.
+        writer: a word for the temporary name, where machines that share a folder may write the
+            same file: their process ids do not tell them apart.
+
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    name = f".{path.stem}.{writer}.{os.getpid()}" if writer else f".{path.stem}.{os.getpid()}"
+    temporary = path.with_name(f"{name}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -20,11 +20,24 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(help="Sampling steps; all that the model was trained with.")
     ] = None,
+    sampler: Annotated[
+        str, typer.Option(help="ddpm, ddim or dpm++; the last two are made for few steps.")
+    ] = "ddpm",
+    eta: Annotated[
+        float, typer.Option(help="Fresh noise in each step of ddim, from 0 to 1, as much as ddpm.")
+    ] = 0.0,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(help="Height and width in pixels; what the model was trained for."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Images that are drawn together.")] = 4,
+    shard: Annotated[
+        str, typer.Option(help="3/16 draws the third of 16 parts; all parts share the folder.")
+    ] = "1/1",
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare the SHA-256 of images that are there already."),
+    ] = False,
     rgb: Annotated[
         bool, typer.Option("--rgb", help="Also write the paper's RGB pairs (image, image, mask).")
     ] = False,
@@ -43,25 +56,33 @@ def generate(
 
     Killed, it goes on when the same command is given again, and ends with the same files.
 
+    A larger --count makes a set larger, and --shard shares it between machines.
+
     Example: emfast generate --count 100 --out synthetic
     """
     from emfast.progress import duration
     from emfast.synthesis.denoiser import Generator
     from emfast.synthesis.job import Job, run_job
+    from emfast.synthesis.shard import Shard
 
+    part = Shard.parse(shard)
     with Generator.open(model, engine, precision, threads, batch, size) as generator:
         for line in generator.passed_over:
             typer.echo(line, err=True)
         typer.echo(f"engine: {generator.engine.info}", err=True)
-        steps = generator.spec.schedule.steps if steps is None else steps
-        job = Job(count, seed, steps, size or generator.spec.size, batch, rgb)
-        result = run_job(job, generator, out)
+        spec = generator.spec
+        steps = spec.schedule.steps if steps is None else steps
+        job = Job(count, seed, steps, size or spec.size, batch, rgb, sampler, eta)
+        result = run_job(job, generator, out, part, verify)
     if result.found:
         print(f"{result.found} images were there already")
     if result.drawn:
         speed = result.drawn / result.seconds
         print(
-            f"{result.drawn} images at {job.steps} steps in {duration(result.seconds)} "
+            f"{result.drawn} images at {steps} steps of {sampler} in {duration(result.seconds)} "
             f"({speed:.3g} images/s)"
         )
-    print(f"{out}: images/, masks/, manifest.jsonl; look at {out / 'contact.png'}")
+    if result.lacking:
+        print(f"{out}: lacks {result.lacking} images, which other shards draw")
+    else:
+        print(f"{out}: images/, masks/, manifest.jsonl; look at {out / 'contact.png'}")

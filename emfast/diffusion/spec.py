@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emfast.channels import Channel, clip_range
-from emfast.diffusion.samplers import DDPM
+from emfast.diffusion.samplers import Sampler, make_sampler
 from emfast.diffusion.schedule import Schedule
 from engines.errors import UserError
 
@@ -18,7 +18,7 @@ class DenoiserSpec:
     Attributes:
         schedule: that the network was trained on.
         channels: what each channel of ``x`` holds.
-        variance: of the sampler's steps, "fixed_small" or "fixed_large".
+        variance: of ancestral sampling, "fixed_small" or "fixed_large".
         clip: whether sampling keeps its estimate of the clean image within the channels' clip.
         size: height and width of the images that the network was trained to draw.
     """
@@ -29,14 +29,19 @@ class DenoiserSpec:
     clip: bool
     size: tuple[int, int]
 
-    def sampler(self, steps: int | None = None) -> DDPM:
+    def sampler(self, steps: int | None = None, name: str = "ddpm", eta: float = 0.0) -> Sampler:
         """A sampler of ``steps`` steps, all of the schedule's by default.
 
+        Args:
+            steps: how many.
+            name: one of :data:`emfast.diffusion.samplers.SAMPLERS`.
+            eta: of "ddim", in [0, 1]; the others take none.
+
         Raises:
-            UserError: more steps than the schedule has, or an unknown variance.
+            UserError: more steps than the schedule has, or an unknown sampler, eta or variance.
         """
         clip = clip_range(self.channels) if self.clip else None
-        return DDPM(self.schedule, steps, self.variance, clip)
+        return make_sampler(name, self.schedule, steps, eta, self.variance, clip)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

@@ -84,6 +84,8 @@ class Generator:
         steps: int | None = None,
         size: tuple[int, int] | None = None,
         on_step: Callable[[], None] | None = None,
+        sampler: str = "ddpm",
+        eta: float = 0.0,
     ) -> tuple[Uint8, Uint8]:
         """Draw the images with these numbers of the set that ``seed`` names.
 
@@ -93,18 +95,21 @@ class Generator:
             steps: of sampling; all of the schedule's by default.
             size: height and width in pixels; what the model was trained for by default.
             on_step: called after each step.
+            sampler: one of :data:`emfast.diffusion.samplers.SAMPLERS`.
+            eta: of "ddim", in [0, 1]; the others take none.
 
         Returns:
             Images, uint8 (len(indices), height, width), greys in [0, 255], and label maps, uint8
             of that shape, 0 for background.
 
         Raises:
-            UserError: a size or a number of steps that the model cannot do.
+            UserError: a size or a number of steps that the model cannot do, or no such sampler.
         """
         size = size or self.spec.size
         self.check_size(size)
         shape = (len(self.spec.channels), *size)
-        x = sample(self._denoise, self.spec.sampler(steps), seed, indices, shape, on_step)
+        steps_taken = self.spec.sampler(steps, sampler, eta)
+        x = sample(self._denoise, steps_taken, seed, indices, shape, on_step)
         if not np.isfinite(x).all():
             raise UserError(
                 f"{self.bundle.path}: the network drew values that are not numbers on "

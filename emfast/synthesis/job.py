@@ -1,38 +1,30 @@
-"""A set of labelled images as a job on disk: it can be killed and taken up again.
-
-job.json        what is drawn: written first; a folder with another job is refused
-images/         NNNNNN.png, grey
-masks/          NNNNNN.png, 0 and 255 (labels, where a model has several classes)
-pairs/          NNNNNN.png, the paper's RGB pairs, on request
-manifest.jsonl  one line an image: index, seed, engine, precision, bundle, SHA-256 of the files
-contact.png     the first images with their masks outlined
-"""
+"""A set of labelled images as a job: it can be killed, taken up again, shared and made larger."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from emfast.channels import Uint8
-from emfast.data.image import read_image
 from emfast.data.pairs import encode_pair
 from emfast.diffusion.noise import check_seed
-from emfast.pictures import contact_sheet
 from emfast.progress import progress
 from emfast.synthesis.denoiser import Generator
+from emfast.synthesis.folder import SetFolder
+from emfast.synthesis.shard import Shard
 from engines.errors import UserError
-from engines.files import atomic_write, remove_leftovers, sha256
 
-CONTACT_IMAGES = 12
-MANIFEST = "manifest.jsonl"
+# Engines that give an image the same bits in a batch of any size and with any number of threads;
+# the others choose their kernels by the shape, and round differently.
+BATCH_INVARIANT = ("onnxruntime-cpu",)
 
 
 @dataclass(frozen=True)
@@ -40,13 +32,14 @@ class Job:
     """What to draw.
 
     Attributes:
-        count: number of images.
-        seed: of the set; image i of a seed is the same whatever the count and the batch.
+        count: number of images; a set can be made larger later.
+        seed: of the set; image i of a seed is the same whatever the count.
         steps: of sampling.
         size: height and width in pixels.
-        batch: images that are drawn together. It is part of the job because a runtime may round
-            differently for another batch.
+        batch: images that are drawn together.
         pairs: whether the paper's RGB pairs are written too.
+        sampler: one of :data:`emfast.diffusion.samplers.SAMPLERS`.
+        eta: of "ddim".
     """
 
     count: int
@@ -55,16 +48,13 @@ class Job:
     size: tuple[int, int]
     batch: int
     pairs: bool
+    sampler: str = "ddpm"
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch < 1:
             raise UserError(f"count {self.count}, batch {self.batch}: both must be at least 1")
         check_seed(self.seed)
-
-    def batches(self) -> Iterator[list[int]]:
-        """Image numbers, batch by batch; always cut at the same places."""
-        for start in range(0, self.count, self.batch):
-            yield list(range(start, min(start + self.batch, self.count)))
 
 
 @dataclass(frozen=True)
@@ -74,173 +64,149 @@ class Generated:
     Attributes:
         folder: of the set.
         drawn: images drawn by this call.
-        found: whole images that an earlier run had left.
+        found: images of this shard that an earlier run had left.
+        lacking: images that the set still lacks, which other shards draw.
         seconds: spent on drawing.
     """
 
     folder: Path
     drawn: int
     found: int
+    lacking: int
     seconds: float
 
 
-def run_job(job: Job, generator: Generator, folder: Path) -> Generated:
+def run_job(
+    job: Job,
+    generator: Generator,
+    folder: Path,
+    shard: Shard | None = None,
+    verify: bool = False,
+) -> Generated:
     """Draw a set, or what is missing of it, into a folder.
 
-    A run that was killed ends, started again, with the same bytes as one that was not: images are
-    drawn again unless the manifest lists them and their files match.
+    A run that was killed ends, started again, with the same bytes as one that was not, and shards
+    end with the same bytes as one run: images are drawn again unless the manifest lists them and
+    their files are there.
 
     Args:
         job: what to draw.
         generator: the denoiser on its engine.
-        folder: new, empty, or holding the same job.
+        folder: new, empty, or holding the same job, of at most as many images.
+        shard: the part of the set that this call draws; all of it by default.
+        verify: compare the SHA-256 of files that are there, instead of their size alone.
 
     Raises:
         UserError: the folder holds something else, or cannot be written.
     """
+    shard = shard or Shard()
     generator.check_size(job.size)
-    sampler = generator.spec.sampler(job.steps)
-    record = _description(job, generator)
-    _open_folder(folder, record)
-    done = _verified(folder, record["model"]["sha256"])
-    found = len(done)
-    binary = sum(c.kind == "mask" for c in generator.spec.channels) == 1
+    sampler = generator.spec.sampler(job.steps, job.sampler, job.eta)
+    invariant = generator.engine.info.engine in BATCH_INVARIANT
+    block = 1 if invariant else job.batch
+    record = _description(job, generator, invariant)
+    place = SetFolder(folder, record, shard)
+    missing = place.missing(job.count, block, verify)
+    found = int(shard.owned(job.count, block).sum()) - len(missing)
+    write = partial(_write, place, record, sum(c.kind == "mask" for c in generator.spec.channels))
     start = time.monotonic()
-    steps = len(sampler.steps)
-    note = ""
-    with progress("steps", job.count * steps, found * steps) as advance:
-        for indices in job.batches():
-            missing = [i for i in indices if i not in done]
-            if not missing:
-                continue
+    steps, drawn, note = len(sampler.steps), 0, ""
+    # PNG files are written while the next batch is drawn.
+    written: Future[None] | None = None
+    with (
+        progress("steps", (found + len(missing)) * steps, found * steps) as advance,
+        ThreadPoolExecutor(1, "writer") as writer,
+    ):
+        for indices, wanted in _batches(missing, job.batch, invariant):
             images, masks = generator.draw(
-                indices, job.seed, job.steps, job.size, partial(advance, len(missing), note)
+                indices,
+                job.seed,
+                job.steps,
+                job.size,
+                partial(advance, len(wanted), note),
+                job.sampler,
+                job.eta,
             )
-            for index, image, mask in zip(indices, images, masks, strict=True):
-                if index in missing:
-                    shown = mask * np.uint8(255) if binary else mask
-                    pixels = {"images": image, "masks": shown}
-                    if job.pairs:
-                        pixels["pairs"] = encode_pair(image, mask)
-                    done[index] = _write_image(folder, job, record, index, pixels)
-            _append(folder / MANIFEST, [done[i] for i in missing])
-            speed = (len(done) - found) / (time.monotonic() - start)
-            note = f"{len(done)} of {job.count} images, {speed:.3g} images/s"
+            if written is not None:
+                written.result()
+            written = writer.submit(write, indices, wanted, images, masks)
+            drawn += len(wanted)
+            speed = drawn / (time.monotonic() - start)
+            note = f"{found + drawn} of {found + len(missing)} images, {speed:.3g} images/s"
             advance(0, note)
+        if written is not None:
+            written.result()
     seconds = time.monotonic() - start
-    _write_lines(folder / MANIFEST, [done[i] for i in sorted(done)])
-    _write_contact(folder, min(job.count, CONTACT_IMAGES))
-    return Generated(folder, job.count - found, found, seconds)
+    return Generated(folder, drawn, found, place.finish(), seconds)
 
 
-def _description(job: Job, generator: Generator) -> dict[str, Any]:
+def _batches(
+    missing: npt.NDArray[np.int64], batch: int, invariant: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Images that are drawn together, and those of them that are wanted.
+
+    Args:
+        missing: numbers of the images to draw, ascending.
+        batch: images that are drawn together.
+        invariant: whether an image is the same in every batch. Where it is not, batches are always
+            cut at the same places and full, beyond the end of the set too: it may grow.
+    """
+    if invariant:
+        for start in range(0, len(missing), batch):
+            indices = missing[start : start + batch].tolist()
+            yield indices, indices
+        return
+    for block in np.unique(missing // batch).tolist():
+        yield (
+            list(range(block * batch, (block + 1) * batch)),
+            missing[missing // batch == block].tolist(),
+        )
+
+
+def _description(job: Job, generator: Generator, invariant: bool) -> dict[str, Any]:
     bundle, info = generator.bundle, generator.engine.info
     return {
         **asdict(job),
         "size": list(job.size),
-        "sampler": "ddpm",
+        "batch": None if invariant else job.batch,
+        "eta": job.eta if job.sampler == "ddim" else None,
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
         "engine": info.to_dict(),
         "passed_over": list(generator.passed_over),
     }
 
 
-def _open_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Write the job's description first, or compare it with the one that is there."""
-    path = folder / "job.json"
-    if path.exists():
-        try:
-            then = json.loads(path.read_text())
-        except ValueError:
-            raise UserError(f"{path}: is damaged; remove {folder} or give another --out") from None
-        changed = [k for k in record if k != "passed_over" and record[k] != then.get(k)]
-        if changed:
-            told = "; ".join(f"{k} was {then.get(k)}, is {record[k]}" for k in changed)
-            raise UserError(f"{folder}: holds another job ({told}); give another --out")
-    elif folder.exists() and (
-        not folder.is_dir() or any(not p.name.startswith(".job.") for p in folder.iterdir())
-    ):
-        raise UserError(f"{folder}: exists and is not a set that emfast drew; give another --out")
-    parts = [folder / part for part in _files(0, record["pairs"])]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(record, indent=1) + "\n")
-        for part in parts:
-            part.mkdir(exist_ok=True)
-        for place in (folder, *parts):
-            remove_leftovers(place)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-
-
-def _files(index: int, pairs: bool) -> dict[str, str]:
-    kinds = ("images", "masks", "pairs") if pairs else ("images", "masks")
-    return {kind: f"{kind}/{index:06d}.png" for kind in kinds}
-
-
-def _verified(folder: Path, bundle: str) -> dict[int, dict[str, Any]]:
-    """The manifest's lines whose files are there and match; a torn last line counts as none."""
-    path = folder / MANIFEST
-    done: dict[int, dict[str, Any]] = {}
-    if not path.exists():
-        return done
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
+def _write(
+    place: SetFolder,
+    record: dict[str, Any],
+    classes: int,
+    indices: list[int],
+    wanted: list[int],
+    images: Uint8,
+    masks: Uint8,
+) -> None:
+    """Write those images of a batch that are wanted, then list them."""
+    entries = []
+    for index, image, mask in zip(indices, images, masks, strict=True):
+        if index not in wanted:
             continue
-        files = entry["files"]
-        if entry["bundle"] == bundle and all(
-            (folder / name).is_file() and sha256(folder / name) == digest
-            for name, digest in files.items()
-        ):
-            done[entry["index"]] = entry
-    _write_lines(path, list(done.values()))
-    return done
-
-
-def _write_image(
-    folder: Path, job: Job, record: dict[str, Any], index: int, pixels: dict[str, Uint8]
-) -> dict[str, Any]:
-    """Write the files of one image; returns its line of the manifest."""
-    hashes = {}
-    for kind, name in _files(index, job.pairs).items():
-        with atomic_write(folder / name) as temporary:
-            Image.fromarray(pixels[kind]).save(temporary)
-        hashes[name] = sha256(folder / name)
-    engine = record["engine"]
-    return {
-        "index": index,
-        "seed": job.seed,
-        "steps": job.steps,
-        "sampler": record["sampler"],
-        "engine": engine["engine"],
-        "runtime": engine["version"],
-        "precision": engine["precision"],
-        "bundle": record["model"]["sha256"],
-        "mask_area": round(float((pixels["masks"] > 0).mean()), 6),
-        "files": hashes,
-    }
-
-
-def _append(path: Path, entries: list[dict[str, Any]]) -> None:
-    try:
-        with path.open("a") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in entries)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _write_lines(path: Path, entries: list[dict[str, Any]]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-
-
-def _write_contact(folder: Path, count: int) -> None:
-    names = [_files(i, False) for i in range(count)]
-    images = np.stack([read_image(folder / n["images"]) for n in names])
-    masks = np.stack([read_image(folder / n["masks"]) for n in names])
-    with atomic_write(folder / "contact.png") as temporary:
-        contact_sheet(images, masks).save(temporary)
+        pixels = {"images": image, "masks": mask * np.uint8(255) if classes == 1 else mask}
+        if record["pairs"]:
+            pixels["pairs"] = encode_pair(image, mask)
+        engine = record["engine"]
+        entries.append(
+            {
+                "index": index,
+                "seed": record["seed"],
+                "steps": record["steps"],
+                "sampler": record["sampler"],
+                "eta": record["eta"],
+                "engine": engine["engine"],
+                "runtime": engine["version"],
+                "precision": engine["precision"],
+                "bundle": record["model"]["sha256"],
+                "mask_area": round(float((mask > 0).mean()), 6),
+                "files": place.write(index, pixels),
+            }
+        )
+    place.append(entries)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emfast.channels import standard_channels
+from emfast.diffusion.samplers import DPMSolver
 from emfast.diffusion.schedule import cosine_schedule
 from emfast.diffusion.spec import DenoiserSpec
 from engines.errors import UserError
@@ -38,6 +39,9 @@ def test_sampler_follows_the_spec() -> None:
     clip = make().sampler().clip
     assert clip is not None
     assert clip[1].ravel().tolist() == pytest.approx([115 / 60, 0.5, 0.5])
+    assert isinstance(make().sampler(7, "dpm++"), DPMSolver)
+    assert make().sampler(7, "ddim").steps[1].deviation == 0
+    assert make().sampler(7, "ddim", 0.5).steps[1].deviation > 0
     large, small = make().sampler().steps[1], make(variance="fixed_small").sampler().steps[1]
     assert large.deviation > small.deviation
 

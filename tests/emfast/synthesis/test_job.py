@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +73,8 @@ def test_a_killed_run_ends_with_the_same_bytes(
     # What a kill in the middle of writing leaves: a torn line, an image without its line, and a
     # file that the line does not match.
     killed = tmp_path / "killed"
-    with (killed / "manifest.jsonl").open("a") as file:
+    assert not (killed / "manifest.jsonl").exists()
+    with (killed / "manifest-1-of-1.jsonl").open("a") as file:
         file.write('{"index": 2, "files": {"imag')
     (killed / "images/000002.png").write_bytes(b"half")
     (killed / "masks/000001.png").write_bytes(b"damaged")
@@ -80,14 +84,93 @@ def test_a_killed_run_ends_with_the_same_bytes(
     assert contents(killed) == contents(tmp_path / "whole")
 
 
-def test_an_image_does_not_depend_on_count_or_order(generator: Generator) -> None:
+def test_a_kill_at_any_rename_ends_with_the_same_bytes(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(job(), generator, tmp_path / "whole")
+    replace_file = os.replace
+    for moment in itertools.count():
+        left = moment
+
+        def dies(*paths: Path) -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            replace_file(*paths)
+
+        folder = tmp_path / f"killed {moment}"
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", dies)
+            try:
+                run_job(job(), generator, folder)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        run_job(job(), generator, folder)
+        assert contents(folder) == contents(tmp_path / "whole"), moment
+    assert moment == 12  # images and masks, the contact sheet and the manifest
+
+
+def test_an_image_does_not_depend_on_its_batch(generator: Generator) -> None:
     together, masks = generator.draw([0, 1, 2, 3], seed=1)
     alone, mask = generator.draw([2], seed=1)
-    # One rounding of a grey level is the most that another batch may change.
-    assert np.abs(together[2].astype(int) - alone[0].astype(int)).max() <= 1
-    assert (masks[2] != mask[0]).mean() < 1e-3
+    np.testing.assert_array_equal(together[2], alone[0])
+    np.testing.assert_array_equal(masks[2], mask[0])
     other, _ = generator.draw([2], seed=2)
     assert (other[0] != alone[0]).mean() > 0.5
+
+
+def test_a_kill_after_merging_leaves_nothing_behind(generator: Generator, tmp_path: Path) -> None:
+    run_job(job(), generator, tmp_path / "set")
+    whole = contents(tmp_path / "set")
+    lines = whole["manifest.jsonl"]
+    (tmp_path / "set/manifest-1-of-1.jsonl").write_bytes(lines[: lines.index(b"\n") + 1])
+    result = run_job(job(), generator, tmp_path / "set")
+    assert (result.drawn, result.found, result.lacking) == (0, 5, 0)
+    assert contents(tmp_path / "set") == whole
+
+
+def test_damage_is_found_by_size_or_by_hash(generator: Generator, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    run_job(job(), generator, folder)
+    whole = contents(folder)
+    (folder / "images/000001.png").write_bytes(whole["images/000001.png"][:-1])
+    (folder / "masks/000002.png").unlink()
+    assert run_job(job(), generator, folder).drawn == 2
+    assert contents(folder) == whole
+    data = bytearray(whole["images/000003.png"])
+    data[50] ^= 255
+    (folder / "images/000003.png").write_bytes(data)
+    assert run_job(job(), generator, folder).drawn == 0
+    assert run_job(job(), generator, folder, verify=True).drawn == 1
+    assert contents(folder) == whole
+
+
+def test_a_set_grows_and_does_not_shrink(generator: Generator, tmp_path: Path) -> None:
+    run_job(job(count=14), generator, tmp_path / "whole")
+    run_job(job(count=3), generator, tmp_path / "grown")
+    result = run_job(job(count=14), generator, tmp_path / "grown")
+    assert (result.found, result.drawn) == (3, 11)
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+    with pytest.raises(UserError, match="of 14 images and does not shrink to 3; give --count 14"):
+        run_job(job(count=3), generator, tmp_path / "grown")
+
+
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.5), ("ddim", 0.0), ("dpm++", 0.0)])
+def test_the_sampler_is_recorded_and_settled(
+    generator: Generator, tmp_path: Path, sampler: str, eta: float
+) -> None:
+    fast = replace(job(count=2), steps=4, sampler=sampler, eta=eta)
+    run_job(fast, generator, tmp_path / "set")
+    record = json.loads((tmp_path / "set/job.json").read_text())
+    entry = json.loads((tmp_path / "set/manifest.jsonl").read_text().splitlines()[1])
+    for place in (record, entry):
+        assert (place["sampler"], place["steps"]) == (sampler, 4)
+        assert place["eta"] == (eta if sampler == "ddim" else None)
+    with pytest.raises(UserError, match=f"sampler was {re.escape(sampler)}, is ddpm"):
+        run_job(replace(fast, sampler="ddpm", eta=0.0), generator, tmp_path / "set")
 
 
 def test_another_job_is_refused(generator: Generator, tmp_path: Path) -> None:
@@ -103,6 +186,8 @@ def test_another_job_is_refused(generator: Generator, tmp_path: Path) -> None:
 def test_a_mistake_leaves_no_job_behind(generator: Generator, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="takes 1 to 20"):
         run_job(replace(job(), steps=900), generator, tmp_path / "set")
+    with pytest.raises(UserError, match="unknown sampler 'euler'"):
+        run_job(replace(job(), sampler="euler"), generator, tmp_path / "set")
     with pytest.raises(UserError, match="seed -1"):
         job(seed=-1)
     assert not (tmp_path / "set").exists()
