@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from emfast import __version__
+from emfast.cli.benchmark import app as benchmark_app
 from emfast.cli.data import app as data_app
 from emfast.cli.doctor import doctor
 from emfast.cli.engines import app as engines_app
@@ -55,6 +56,7 @@ app.command()(doctor)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 app.add_typer(engines_app, name="engines")
+app.add_typer(benchmark_app, name="benchmark")
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""What a model costs on this machine, beside what its peers cost in the same run."""
