@@ -228,6 +228,7 @@ def test_sample_differences_are_told_as_psnr_and_dice() -> None:
 @pytest.fixture(scope="module")
 def segmenter_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, UNet]:
     network = {"classes": 2, "widths": [4, 8, 8]}
+    torch.manual_seed(3)
     unet = UNet(**network)
     randomize(unet, 3)
     path = tmp_path_factory.mktemp("runs") / "segmenter.safetensors"
