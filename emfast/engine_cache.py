@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from emfast.engine_files import build_engine, gpu_identity, keep, make_recipe, verify_plan
 from emfast.runtime import default_profile
-from engines.bundle import PRECISIONS, Bundle, open_bundle
+from engines.bundle import Bundle, open_bundle
 from engines.cache import EngineCache, Removed
 from engines.engine import EngineUnavailableError
 from engines.entry import Entry
@@ -19,6 +19,9 @@ from engines.tensorrt import FLAVOURS, import_tensorrt
 from engines.tensorrt.library import targets_of
 from export.tensorrt import check_options
 
+# INT8 graphs are for CPUs: TensorRT takes no 8-bit numbers without a sign.
+PRECISIONS = ("fp32", "fp16")
+
 
 @dataclass(frozen=True)
 class BuildRequest:
@@ -26,8 +29,7 @@ class BuildRequest:
 
     Attributes:
         flavour: one of :data:`engines.tensorrt.FLAVOURS`, or "auto" for the first installed one.
-        precision: of :data:`engines.bundle.PRECISIONS`, or "auto" for FP16 where there is such a
-            graph.
+        precision: one of :data:`PRECISIONS`, or "auto" for FP16 where there is such a graph.
         sizes: of the axes "batch", "height" and "width", where the default does not do.
         options: for the builder.
         all_targets: whether to build for every compute capability that TensorRT-RTX has, in place
@@ -181,7 +183,7 @@ def _check_multiple(profile: Profile, bundle: Bundle) -> None:
 
 def _precision(wanted: str, bundle: Bundle) -> str:
     if wanted == "auto":
-        return "fp16" if "fp16" in bundle.precisions else bundle.precisions[0]
+        return "fp16" if "fp16" in bundle.precisions else "fp32"
     if wanted not in PRECISIONS:
         raise UserError(f"unknown precision {wanted!r}; accepted: auto, {', '.join(PRECISIONS)}")
     return wanted

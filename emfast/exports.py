@@ -21,6 +21,12 @@ from emfast.diffusion.spec import DenoiserSpec
 from emfast.models.denoiser import Denoiser, DenoiserConfig
 from emfast.models.folded import FoldedDenoiser
 from emfast.models.unet import UNet
+from emfast.quantization import (
+    denoiser_calibration,
+    labels_check,
+    segmenter_calibration,
+    set_check,
+)
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
 from emfast.training.checkpoint import load_checkpoint, restore_module
 from emfast.training.trainer import CHECKPOINT
@@ -210,6 +216,9 @@ def _segmenter(unet: UNet, spec: SegmenterSpec, stack: Stack, facts: dict[str, A
         },
     }
     shape = ("batch", spec.classes, "height", "width")
+    checks = [output_check(batches, SEGMENTER)]
+    if stack.masks is not None:
+        checks.append(labels_check(spec, stack, unet.multiple))
     network = nn.Sequential(unet, nn.Sigmoid()).eval()
     return Export(
         reference=network,
@@ -229,7 +238,8 @@ def _segmenter(unet: UNet, spec: SegmenterSpec, stack: Stack, facts: dict[str, A
             model=spec.to_dict(),
             **facts,
         ),
-        checks=(output_check(batches, SEGMENTER),),
+        calibration=segmenter_calibration(spec, stack, unet.multiple),
+        checks=tuple(checks),
         verified_on=f"slice {stack.names[0]}",
     )
 
@@ -245,6 +255,7 @@ def _denoiser(
 ) -> Export:
     count = len(spec.channels)
     images, masks, where = crops(stack, spec.size, multiple)
+    x0 = encode(spec.channels, images, masks)
     shape = ("batch", count, "height", "width")
     target = {
         "epsilon": "the noise",
@@ -270,11 +281,11 @@ def _denoiser(
             model=spec.to_dict(),
             **facts,
         ),
+        calibration=denoiser_calibration(spec, x0, where),
         checks=(
-            output_check(
-                noisy_batches(spec, encode(spec.channels, images, masks), multiple), DENOISER
-            ),
+            output_check(noisy_batches(spec, x0, multiple), DENOISER),
             trajectory_check(spec, trajectory_steps),
+            set_check(spec, trajectory_steps),
         ),
         verified_on=where,
     )

@@ -2,7 +2,8 @@
 
     manifest.json     inputs and outputs, graphs by precision, what the domain needs, file hashes
     model.onnx        the reference graph, FP32, weights inside, dynamic batch
-    model-fp16.onnx   other precisions, where they were exported
+    model-fp16.onnx   other precisions, where they were exported: FP16 for GPUs,
+    model-int8.onnx   INT8 for CPUs
     README.md         the card
 
 ``export`` writes bundles and this module opens them; nothing else parses the manifest.
@@ -20,7 +21,7 @@ from engines.errors import UserError
 from engines.files import sha256
 
 FORMAT = 1
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "models"
 
@@ -52,7 +53,7 @@ class Manifest:
         emfast: version that exported it.
         inputs, outputs: of every graph; precisions differ inside only.
         multiple: height and width must be divisible by this number.
-        graphs: file name of the graph for each precision ("fp32", "fp16").
+        graphs: file name of the graph for each precision of :data:`PRECISIONS`.
         model: what the domain needs: a denoiser's schedule and channels, a segmenter's
             preprocessing.
         training: data, settings, hardware and time.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,23 @@ import onnx
 from torch import Tensor, nn
 
 from engines.bundle import MANIFEST, Bundle, Manifest, TensorSpec, open_bundle
+from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
 from engines.files import atomic_folder, sha256
 from engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
+from engines.openvino import OpenVINOEngine
 from engines.torch import TorchEngine
 from export.card import card
 from export.onnx import to_onnx
 from export.precision import IMAGE_RANK, to_fp16
+from export.quantization import Calibration, to_int8
 from export.verify import Check, float_run, verify
 
-GRAPHS = {"fp32": "model.onnx", "fp16": "model-fp16.onnx"}
+GRAPHS = {"fp32": "model.onnx", "fp16": "model-fp16.onnx", "int8": "model-int8.onnx"}
+# INT8 only where it is asked for: it changes results visibly and takes longest to verify.
+DEFAULT = ("fp32", "fp16")
+# Precisions that OpenVINO is made for; FP16 it turns back into FP32.
+ON_OPENVINO = ("fp32", "int8")
 CARD = "README.md"
 
 
@@ -35,6 +42,7 @@ class Export:
             evaluation mode and take the manifest's inputs in their order.
         example: one tensor for each input, as for :func:`export.onnx.to_onnx`.
         manifest: with FP32 inputs and outputs, and without graphs, verification and files.
+        calibration: that an INT8 graph is made with.
         checks: that each graph must pass.
         verified_on: what inputs the checks use, in words.
     """
@@ -43,6 +51,7 @@ class Export:
     module: nn.Module
     example: tuple[Tensor, ...]
     manifest: Manifest
+    calibration: Calibration
     checks: tuple[Check, ...]
     verified_on: str
 
@@ -50,11 +59,13 @@ class Export:
 def export_bundle(
     export: Export,
     out: Path,
-    precisions: Sequence[str] = tuple(GRAPHS),
+    precisions: Sequence[str] = DEFAULT,
     half_io: bool = False,
     notes: str = "",
 ) -> Bundle:
-    """Export a network, verify every graph through onnxruntime and write the bundle.
+    """Export a network, verify every graph and write the bundle.
+
+    Graphs are verified through onnxruntime, and where it is installed through OpenVINO as well.
 
     Args:
         export: the network, its manifest and its checks.
@@ -102,7 +113,13 @@ def _write_graphs(
     fp32 = to_onnx(export.module, export.example, manifest.inputs, manifest.outputs)
     graphs = {p: name for p, name in GRAPHS.items() if p in precisions}
     for precision, name in graphs.items():
-        onnx.save(fp32 if precision == "fp32" else to_fp16(fp32, half_io), folder / name)
+        if precision == "fp32":
+            graph = fp32
+        elif precision == "fp16":
+            graph = to_fp16(fp32, half_io)
+        else:
+            graph = to_int8(fp32, export.calibration)
+        onnx.save(graph, folder / name)
     if half_io:
         manifest = replace(manifest, inputs=_half(manifest.inputs), outputs=_half(manifest.outputs))
     return replace(manifest, graphs=graphs)
@@ -114,19 +131,37 @@ def _verify_graphs(folder: Path, export: Export, manifest: Manifest) -> dict[str
     with ExitStack() as stack:
         reference = stack.enter_context(TorchEngine(export.reference, *names))
         engines = {
-            p: stack.enter_context(OnnxRuntimeEngine(folder / name, "onnxruntime-cpu", p))
-            for p, name in manifest.graphs.items()
+            name: stack.enter_context(engine)
+            for name, engine in _engines(folder, manifest.graphs).items()
         }
-        runs = {p: float_run(engine, manifest.inputs) for p, engine in engines.items()}
-        measures = verify(reference.run, runs, export.checks)
+        runs = {name: float_run(engine, manifest.inputs) for name, engine in engines.items()}
+        precisions = {name: engine.info.precision for name, engine in engines.items()}
+        measures = verify(reference.run, runs, export.checks, precisions=precisions)
+        calibrated = {"calibration": export.calibration.source} if "int8" in manifest.graphs else {}
         return {
             "reference": str(reference.info),
             "inputs": export.verified_on,
+            **calibrated,
             "precisions": {
-                p: {"engine": str(engine.info), "measures": [m.to_dict() for m in measures[p]]}
-                for p, engine in engines.items()
+                name: {
+                    "engine": str(engine.info),
+                    "measures": [measure.to_dict() for measure in measures[name]],
+                }
+                for name, engine in engines.items()
             },
         }
+
+
+def _engines(folder: Path, graphs: dict[str, str]) -> dict[str, Engine]:
+    """The engines to verify, under the name of the precision for onnxruntime."""
+    engines: dict[str, Engine] = {}
+    for precision, file in graphs.items():
+        graph = folder / file
+        engines[precision] = OnnxRuntimeEngine(graph, "onnxruntime-cpu", precision)
+        if precision in ON_OPENVINO:
+            with suppress(EngineUnavailableError):
+                engines[f"{precision}, openvino"] = OpenVINOEngine(graph, precision)
+    return engines
 
 
 def _write_facts(folder: Path, manifest: Manifest, notes: str) -> None:

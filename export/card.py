@@ -64,6 +64,8 @@ def _verification(values: dict[str, Any]) -> str:
         f"Every graph was compared with {values['reference']}, on {values['inputs']}. Errors of "
         "outputs are relative to the root mean square of the reference's."
     ]
+    if "calibration" in values:
+        parts.append(f"The INT8 graph was calibrated on {values['calibration']}.")
     for result in values["precisions"].values():
         rows = [f"{result['engine']}:", "", "| measure | value | limit |", "|---|---|---|"]
         for measure in result["measures"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.bundle import TensorSpec
+from engines.bundle import PRECISIONS, TensorSpec
 from engines.engine import Array, Engine
 from engines.errors import UserError
 
@@ -60,10 +60,12 @@ class Check:
     Attributes:
         run: does it on an engine.
         judge: (precision, the reference's arrays, the engine's arrays) -> measures.
+        precisions: of the engines that must do it.
     """
 
     run: Callable[[Run], Outputs]
     judge: Callable[[str, Outputs, Outputs], list[Measure]]
+    precisions: Sequence[str] = PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -121,30 +123,39 @@ def relative_errors(expected: Array, got: Array) -> tuple[float, float]:
 
 
 def verify(
-    reference: Run, candidates: Mapping[str, Run], checks: Sequence[Check], against: str = "PyTorch"
+    reference: Run,
+    candidates: Mapping[str, Run],
+    checks: Sequence[Check],
+    against: str = "PyTorch",
+    precisions: Mapping[str, str] | None = None,
 ) -> dict[str, list[Measure]]:
-    """Run all checks on the reference and on the engine of each precision.
+    """Run all checks on the reference and on every engine.
 
     Args:
         reference: what is right.
-        candidates: the engine of each precision.
+        candidates: engines, each under the name of its precision or of :data:`precisions`.
         checks: what they must do alike.
         against: what the reference is, for the error.
+        precisions: of engines that have another name.
 
     Returns:
-        The measures of each precision.
+        The measures of each engine.
 
     Raises:
         UserError: a measure is outside its limit.
     """
-    measures: dict[str, list[Measure]] = {precision: [] for precision in candidates}
+    names = {name: name for name in candidates} | dict(precisions or {})
+    measures: dict[str, list[Measure]] = {name: [] for name in candidates}
     for check in checks:
+        concerned = [name for name in candidates if names[name] in check.precisions]
+        if not concerned:
+            continue
         expected = check.run(reference)
-        for precision, network in candidates.items():
-            measures[precision] += check.judge(precision, expected, check.run(network))
+        for name in concerned:
+            measures[name] += check.judge(names[name], expected, check.run(candidates[name]))
     failures = [
-        f"{precision}: {measure}"
-        for precision, values in measures.items()
+        f"{name}: {measure}"
+        for name, values in measures.items()
         for measure in values
         if not measure.passed
     ]

@@ -13,10 +13,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FAKES = ROOT / "tests/engines/fakes"
 # No environment inherits what this machine has beyond Python itself and numpy.
-ACCELERATORS = ("onnxruntime", "tensorrt", "tensorrt_rtx", "cuda")
+ACCELERATORS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
 PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
+    "openvino-telemetry",
     "tensorrt",
     "tensorrt-rtx-cu13",
     "tensorrt-rtx-cu13-bindings",

@@ -28,7 +28,11 @@ def export(
         ),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32 or fp16; give it twice for both, the default.")
+        list[str] | None,
+        typer.Option(
+            help="fp32, fp16 (for GPUs) or int8 (for CPUs); give it again for another. fp32 and "
+            "fp16 by default."
+        ),
     ] = None,
     half_io: Annotated[
         bool, typer.Option("--half-io", help="FP16 inputs and outputs; with --precision fp16.")
@@ -39,8 +43,8 @@ def export(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Slices with masks to verify on: a folder with images/ and masks/ or a TIFF "
-            "stack; the sample slice by default."
+            help="Slices with masks to verify on and to calibrate int8 with: a folder with images/ "
+            "and masks/ or a TIFF stack; the sample slice by default."
         ),
     ] = None,
     trajectory_steps: Annotated[
@@ -58,10 +62,12 @@ def export(
         typer.Option(help="Markdown file for the end of the card: limits, attribution."),
     ] = None,
 ) -> None:
-    """Export a trained network to a bundle, FP32 and FP16.
+    """Export a trained network to a bundle, FP32 and FP16, and INT8 on request.
 
-    Every graph is compared with the PyTorch network through onnxruntime, on real slices and, for
-    a denoiser, by sampling a whole image with the same noise. What fails is not written.
+    Every graph is compared with the PyTorch network through onnxruntime, and OpenVINO where it is
+    installed, on real slices and, for a denoiser, by sampling a whole image with the same noise.
+    INT8 must also keep the Dice against labels, or a small sampled set's statistics. What fails is
+    not written.
 
     Example: emfast export runs/segmenter --out bundles/segmenter
     """
@@ -72,9 +78,9 @@ def export(
     from rich.table import Table
 
     from emfast.exports import prepare, read_metrics, read_notes
-    from export.bundle import GRAPHS, check_options, export_bundle
+    from export.bundle import DEFAULT, check_options, export_bundle
 
-    precisions = precision or list(GRAPHS)
+    precisions = precision or list(DEFAULT)
     check_options(out, precisions, half_io)
     text, scores = read_notes(notes), read_metrics(metrics)
     prepared = prepare(

@@ -26,7 +26,11 @@ def segment(
         typer.Option(help="auto takes the first engine that runs here; a name means that one."),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto, fp32 or fp16: what the bundle has and the engine likes best.")
+        str,
+        typer.Option(
+            help="fp32, fp16 or int8; auto takes what the bundle has and the engine likes best, "
+            "but never int8."
+        ),
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; all processors if not given.")

@@ -141,6 +141,28 @@ def test_denoiser_bundle_computes_the_averaged_network(
     assert 0 < np.abs(half - expected).max() < 0.05
 
 
+def test_int8_denoiser_bundle_is_verified_by_a_set_and_near_the_network(
+    denoiser_run: tuple[Path, Denoiser], stack: Stack, tmp_path: Path
+) -> None:
+    prepared = export_checkpoint(denoiser_run[0], "small", stack, {}, 2)
+    bundle = export_bundle(prepared, tmp_path / "bundle", ["fp32", "int8"])
+    results = bundle.manifest.verification["precisions"]
+    names = [measure["name"] for measure in results["int8"]["measures"]]
+    assert names[-4:] == [
+        "set of 4: change of grey mean",
+        "set of 4: change of grey deviation",
+        "set of 4: change of mask area",
+        "set of 4: loss of faithfulness",
+    ]
+    assert not [m for m in results["fp32"]["measures"] if m["name"].startswith("set")]
+    x = np.random.default_rng(1).standard_normal((3, 2, 40, 72), dtype=np.float32)
+    t = np.array([0, 17, 39], dtype=np.float32)
+    with torch.no_grad():
+        expected = denoiser_run[1](torch.from_numpy(x), torch.from_numpy(t)).numpy()
+    error = np.abs(run(bundle, "int8", x=x, timestep=t) - expected)
+    assert 0 < error.mean() < 0.05 * expected.std()
+
+
 def test_denoiser_graph_holds_no_weight_normalisation(denoiser_bundle: Bundle) -> None:
     kinds = Counter(n.op_type for n in onnx.load(denoiser_bundle.graph("fp32")).graph.node)
     plain = {"Add", "AveragePool", "Cast", "Concat", "Conv", "DepthToSpace", "Expand", "Gather"}
@@ -259,6 +281,21 @@ def test_segmenter_bundle_computes_probabilities_at_any_size(
     assert SegmenterSpec.from_dict(manifest.model).labels == ("mitochondria", "membrane")
     assert manifest.verification["inputs"] == "slice a"
     assert manifest.multiple == 4
+
+
+def test_int8_segmenter_bundle_keeps_the_masks(
+    segmenter_checkpoint: tuple[Path, UNet], stack: Stack, tmp_path: Path
+) -> None:
+    path, unet = segmenter_checkpoint
+    prepared = export_checkpoint(path, "net", stack, {}, None)
+    bundle = export_bundle(prepared, tmp_path / "bundle", ["int8"])
+    assert bundle.manifest.verification["calibration"] == "slice b"
+    measures = bundle.manifest.verification["precisions"]["int8"]["measures"]
+    assert measures[-1]["name"].startswith("loss of Dice against the labels of slice a, c, from 0.")
+    x = normalize(stack.images[1:2], "standardize")
+    with torch.no_grad():
+        expected = torch.sigmoid(unet(torch.from_numpy(x))).numpy()
+    assert 0 < np.abs(run(bundle, "int8", x=x) - expected).mean() < 0.05
 
 
 def test_segmenter_is_verified_on_a_whole_normalised_slice(

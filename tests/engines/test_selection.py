@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return open_bundle(write_segmenter_bundle(tmp_path_factory.mktemp("bundles") / "segmenter"))
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """As if the package of an engine's file were not installed."""
+
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(f"engines.{package}.import_module", missing)
 
 
 def test_the_cpu_engine_tells_what_runs(bundle: Bundle) -> None:
@@ -46,13 +56,17 @@ def test_auto_says_why_it_passed_over_the_others(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    without(monkeypatch, "openvino")
     selection = open_engine(bundle)
     assert selection.engine.info.engine == "onnxruntime-cpu"
-    tensorrt, rtx, cuda = selection.passed_over
+    tensorrt, rtx, cuda, openvino = selection.passed_over
     assert re.match("tensorrt passed over: (no NVIDIA driver|CUDA_VISIBLE_DEVICES)", tensorrt)
     assert re.match("tensorrt-rtx passed over: (no NVIDIA driver|CUDA_VISIBLE_DEVICES)", rtx)
     assert cuda.startswith("onnxruntime-cuda passed over: this onnxruntime")
     assert "built without CUDAExecutionProvider" in cuda
+    assert openvino == (
+        "openvino passed over: openvino is not installed: pip install 'emfast[openvino]'"
+    )
 
 
 @pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx"])
@@ -94,15 +108,15 @@ def test_a_listed_provider_that_does_not_load_is_noticed(
     monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
     monkeypatch.setattr(ort, "InferenceSession", on_cpu)
     selection = open_engine(bundle)
-    assert selection.engine.info.engine == "onnxruntime-cpu"
-    assert "lists CUDAExecutionProvider but cannot load it" in selection.passed_over[-1]
+    assert selection.engine.info.device.startswith("CPU")
+    assert "lists CUDAExecutionProvider but cannot load it" in selection.passed_over[2]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"engine": "cuda"}, "unknown engine 'cuda'; accepted: auto, tensorrt, tensorrt-rtx,"),
-        ({"precision": "int4"}, "unknown precision 'int4'; accepted: auto, fp32, fp16"),
+        ({"precision": "int4"}, "unknown precision 'int4'; accepted: auto, fp32, fp16, int8"),
         ({"precision": "fp16"}, "has no fp16 graph"),
         ({"threads": 0}, "0 threads"),
     ],
@@ -112,14 +126,45 @@ def test_unknown_names(bundle: Bundle, arguments: dict[str, Any], message: str) 
         open_engine(bundle, **arguments)
 
 
+def with_precisions(bundle: Bundle, *precisions: str) -> Bundle:
+    """The same graph under the names of other precisions."""
+    graphs = dict.fromkeys(precisions, "model.onnx")
+    return Bundle(bundle.path, replace(bundle.manifest, graphs=graphs))
+
+
+def test_int8_runs_only_where_it_is_asked_for(bundle: Bundle) -> None:
+    both = with_precisions(bundle, "int8", "fp32")
+    assert open_engine(both).engine.info.precision == "fp32"
+    for engine in ("auto", "onnxruntime-cpu"):
+        info = open_engine(both, engine, "int8", threads=1).engine.info
+        assert info.precision == "int8"
+        assert info.device == "CPU, 1 threads"
+    with pytest.raises(UserError, match="has graphs of int8 only; ask for it with --precision"):
+        open_engine(with_precisions(bundle, "int8"))
+
+
+def test_engines_of_gpus_take_no_int8(bundle: Bundle) -> None:
+    both = with_precisions(bundle, "int8", "fp32")
+    for line in open_engine(both, precision="int8").passed_over[:3]:
+        assert line.endswith("passed over: it runs fp16 and fp32 graphs, not int8")
+    with pytest.raises(EngineUnavailableError, match=r"engine tensorrt: it runs fp16 and fp32 gr"):
+        open_engine(both, "tensorrt", "int8")
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has a CUDA provider")
+def test_openvino_is_the_first_engine_of_a_cpu(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert open_engine(bundle, threads=1).engine.info.engine == "openvino"
+
+
 def test_without_onnxruntime_the_extra_is_named(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
-    def without(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr("engines.onnxruntime.import_module", without)
+    without(monkeypatch, "onnxruntime")
+    without(monkeypatch, "openvino")
     with pytest.raises(EngineUnavailableError, match=r"pip install 'emfast\[cpu\]'"):
         open_engine(bundle)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,15 @@ from engines.errors import UserError
 from engines.selection import open_engine
 from export import bundle as bundles
 from export.bundle import Export, export_bundle
+from export.quantization import Calibration
 from export.verify import Tolerance, output_check
 
 FREE = ("batch", 2, "height", "width")
-TOLERANCES = {"fp32": Tolerance(1e-4, 1e-5), "fp16": Tolerance(2e-2, 2e-3)}
+TOLERANCES = {
+    "fp32": Tolerance(1e-4, 1e-5),
+    "fp16": Tolerance(2e-2, 2e-3),
+    "int8": Tolerance(5e-1, 5e-2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,7 @@ def export() -> Export:
             training={"settings": {"seed": 7}, "data": {"slices": [f"s{i}" for i in range(20)]}},
             metrics={"dice": 0.875},
         ),
+        calibration=Calibration([{"x": x}], "random numbers", iterated=False),
         checks=(output_check({"noise": {"x": x}}, TOLERANCES),),
         verified_on="random numbers",
     )
@@ -61,6 +68,7 @@ def test_bundle_holds_both_graphs_and_what_they_were_measured_at(
     assert [p.name for p in out.parent.iterdir()] == ["bundle"]
     bundle = open_bundle(out, "denoiser")
     assert bundle.precisions == ("fp32", "fp16")
+    assert "calibration" not in bundle.manifest.verification
     assert set(bundle.manifest.files) == {"README.md", "model-fp16.onnx", "model.onnx"}
     assert bundle.manifest.model == {"anything": [1, 2]}
     verification = bundle.manifest.verification
@@ -103,6 +111,36 @@ def test_exported_graphs_run(export: Export, tmp_path: Path, engine_precision: s
     with torch.no_grad():
         expected = export.reference(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(y, expected, atol=5e-3)
+
+
+def test_int8_is_verified_in_every_engine_that_would_run_it(export: Export, tmp_path: Path) -> None:
+    bundle = export_bundle(export, tmp_path / "bundle", ["fp32", "int8"])
+    assert bundle.precisions == ("fp32", "int8")
+    assert bundle.graph("int8").name == "model-int8.onnx"
+    results = bundle.manifest.verification["precisions"]
+    expected = {"fp32": "onnxruntime-cpu", "int8": "onnxruntime-cpu"}
+    if find_spec("openvino"):
+        expected |= {"fp32, openvino": "openvino", "int8, openvino": "openvino"}
+    assert {name: result["engine"].split()[0] for name, result in results.items()} == expected
+    for name, result in results.items():
+        maximum, _ = result["measures"]
+        assert maximum["at_most"] == TOLERANCES[name[:4]].maximum
+        assert (maximum["value"] > 1e-3) == name.startswith("int8")
+    card = (bundle.path / "README.md").read_text()
+    assert "`model-int8.onnx` (INT8)" in card
+    assert "The INT8 graph was calibrated on random numbers." in card
+
+
+def test_int8_that_is_not_asked_for_is_not_made(export: Export, tmp_path: Path) -> None:
+    assert export_bundle(export, tmp_path / "bundle").precisions == ("fp32", "fp16")
+
+
+def test_int8_that_fails_is_not_written(export: Export, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 2, 8, 8), dtype=np.float32)
+    clipped = replace(export, calibration=Calibration([{"x": x / 100}], "little", iterated=False))
+    with pytest.raises(UserError, match=r"nothing was kept: int8: noise, y: maximum error"):
+        export_bundle(clipped, tmp_path / "bundle", ["fp32", "int8"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_half_io_is_told_in_the_manifest_and_verified(export: Export, tmp_path: Path) -> None:
@@ -160,9 +198,10 @@ def test_an_empty_folder_is_taken(export: Export, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("precisions", "half_io", "message"),
     [
-        (["int8"], False, "precision int8; accepted: fp32, fp16"),
-        ([], False, "not given; accepted: fp32, fp16"),
+        (["int4"], False, "precision int4; accepted: fp32, fp16, int8"),
+        ([], False, "not given; accepted: fp32, fp16, int8"),
         (["fp32", "fp16"], True, "add --precision fp16"),
+        (["fp16", "int8"], True, "add --precision fp16"),
         (["fp32"], True, "add --precision fp16"),
     ],
 )

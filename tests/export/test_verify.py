@@ -102,6 +102,27 @@ def test_the_reference_runs_once_for_all_precisions() -> None:
     assert seen == ["fp32", "fp16"] * 2
 
 
+def test_an_engine_of_another_name_is_judged_by_its_precision() -> None:
+    check = output_check(BATCHES, TOLERANCES)
+    candidates = {"fp16": doubled(0.04), "fp16, other": doubled(0.04)}
+    measures = verify(doubled(), candidates, [check], precisions={"fp16, other": "fp16"})
+    assert measures["fp16, other"] == measures["fp16"]
+    with pytest.raises(UserError, match="nothing was kept: fp16, other: a, y: maximum error"):
+        verify(doubled(), candidates, [check], precisions={"fp16, other": "fp32"})
+
+
+def test_a_check_of_other_precisions_does_not_even_run_the_reference() -> None:
+    def judge(*_: object) -> list[Measure]:
+        raise AssertionError("judged")
+
+    check = Check(lambda network: network({}), judge, ("int8",))
+
+    def never(_: object) -> Outputs:
+        raise AssertionError("ran")
+
+    assert verify(never, {"fp32": never}, [check]) == {"fp32": []}
+
+
 def test_float_run_hides_fp16_inputs_and_outputs() -> None:
     class Half:
         info = EngineInfo("test", "fp16", "CPU", "1")

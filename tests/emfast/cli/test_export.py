@@ -79,7 +79,7 @@ def test_a_run_becomes_a_bundle(checkpoint: Path, data: Path, tmp_path: Path) ->
     assert "reference: torch" in output
     assert "fp16: onnxruntime-cpu" in output
     rows = [line for line in output.splitlines() if "maximum error" in line]
-    assert len(rows) == 4
+    assert len(rows) == 2 * len(bundle.manifest.verification["precisions"])
     assert all("at most" in row for row in rows)
     assert f"segmenter exported to {out}" in output.replace("\n", "")
 
@@ -118,7 +118,7 @@ def test_a_diffusers_pipeline_becomes_a_bundle(data: Path, tmp_path: Path) -> No
         ((), "give one thing to export"),
         (("missing.safetensors",), "no such checkpoint"),
         (("--from-diffusers", "missing"), "is not a diffusers pipeline"),
-        (("run", "--precision", "int8"), "accepted: fp32, fp16"),
+        (("run", "--precision", "int4"), "accepted: fp32, fp16, int8"),
         (("run", "--half-io"), "add --precision fp16"),
         (("run", "--metrics", "missing.json"), "missing.json: cannot be read"),
         (("run", "--notes", "missing.md"), "missing.md: cannot be read"),

@@ -128,7 +128,8 @@ def test_why_nothing_runs(segmenter: str, monkeypatch: pytest.MonkeyPatch) -> No
     def without(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("engines.onnxruntime.import_module", without)
+    for package in ("onnxruntime", "openvino"):
+        monkeypatch.setattr(f"engines.{package}.import_module", without)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = choose(segmenter)
     assert result["engine"] is None
