@@ -46,7 +46,7 @@ def generate(
         typer.Option(help="auto takes the first engine that runs here; a name means that one."),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto, fp32 or fp16: what the bundle has and the engine likes best.")
+        str, typer.Option(help="auto (never int8), fp32, fp16 or int8, as the bundle has it.")
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; all processors if not given.")
