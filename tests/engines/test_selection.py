@@ -32,7 +32,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(f"engines.{package}.import_module", missing)
+    monkeypatch.setattr(f"engines.{package.lower()}.import_module", missing)
 
 
 def test_the_cpu_engine_tells_what_runs(bundle: Bundle) -> None:
@@ -56,14 +56,16 @@ def test_auto_says_why_it_passed_over_the_others(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    without(monkeypatch, "MNN")
     without(monkeypatch, "openvino")
     selection = open_engine(bundle)
     assert selection.engine.info.engine == "onnxruntime-cpu"
-    tensorrt, rtx, cuda, openvino = selection.passed_over
+    tensorrt, rtx, cuda, mnn, openvino = selection.passed_over
     assert re.match("tensorrt passed over: (no NVIDIA driver|CUDA_VISIBLE_DEVICES)", tensorrt)
     assert re.match("tensorrt-rtx passed over: (no NVIDIA driver|CUDA_VISIBLE_DEVICES)", rtx)
     assert cuda.startswith("onnxruntime-cuda passed over: this onnxruntime")
     assert "built without CUDAExecutionProvider" in cuda
+    assert mnn == "mnn passed over: MNN is not installed: pip install 'emfast[mnn]'"
     assert openvino == (
         "openvino passed over: openvino is not installed: pip install 'emfast[openvino]'"
     )
@@ -152,11 +154,12 @@ def test_engines_of_gpus_take_no_int8(bundle: Bundle) -> None:
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has a CUDA provider")
-def test_openvino_is_the_first_engine_of_a_cpu(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_engines_of_a_cpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("MNN")
     pytest.importorskip("openvino")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert open_engine(bundle, threads=1).engine.info.engine == "mnn"
+    without(monkeypatch, "MNN")
     assert open_engine(bundle, threads=1).engine.info.engine == "openvino"
 
 
@@ -164,6 +167,7 @@ def test_without_onnxruntime_the_extra_is_named(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "onnxruntime")
+    without(monkeypatch, "MNN")
     without(monkeypatch, "openvino")
     with pytest.raises(EngineUnavailableError, match=r"pip install 'emfast\[cpu\]'"):
         open_engine(bundle)
