@@ -201,6 +201,10 @@ class Stream:
         """Return when all queued work is done."""
         call("cudaStreamSynchronize", self._stream)
 
+    def mark(self) -> Event:
+        """An event that has passed when all work that is queued by now is done."""
+        return Event(self._stream)
+
     def capture(self, work: Callable[[], None]) -> Graph:
         """Record what ``work`` queues on this stream, without running it.
 
@@ -228,6 +232,26 @@ class Stream:
         """Free the stream, once its work is done."""
         release("cudaStreamSynchronize", self._stream)
         release("cudaStreamDestroy", self._stream)
+
+
+class Event:
+    """A place in a stream that the host can wait for. Made by :meth:`Stream.mark`."""
+
+    def __init__(self, stream: object) -> None:
+        self._event = call("cudaEventCreateWithFlags", import_cuda().cudaEventDisableTiming)
+        try:
+            call("cudaEventRecord", self._event, stream)
+        except CudaError:
+            self.close()
+            raise
+
+    def wait(self) -> None:
+        """Return when it has passed."""
+        call("cudaEventSynchronize", self._event)
+
+    def close(self) -> None:
+        """Free it; the stream may still be on its way."""
+        release("cudaEventDestroy", self._event)
 
 
 class Graph:

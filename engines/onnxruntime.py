@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from engines.engine import Array, EngineInfo, EngineUnavailableError
+import numpy as np
+
+from engines.engine import Array, DeviceTensor, EngineInfo, EngineUnavailableError
 from engines.errors import UserError
+
+if TYPE_CHECKING:
+    from engines.cuda import Stream
 
 INSTALL = (
     "no onnxruntime is installed; install emfast with one extra: pip install 'emfast[cpu]', or "
     "'emfast[gpu]' for an NVIDIA GPU (never both)"
 )
 PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+# TF32 would round the FP32 layers of an FP16 graph to the digits that they were kept from.
+CUDA_OPTIONS = {"use_tf32": "0"}
+
+_log = logging.getLogger(__name__)
 
 
 def import_onnxruntime() -> ModuleType:
@@ -64,12 +74,12 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         if name == "onnxruntime-cuda" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from the wheels of the gpu extra
-        # TF32 would round the FP32 layers of an FP16 graph to the digits that they were kept from.
         providers = (
             [provider]
             if name == "onnxruntime-cpu"
-            else [(provider, {"use_tf32": "0"}), PROVIDERS["onnxruntime-cpu"]]
+            else [(provider, CUDA_OPTIONS), PROVIDERS["onnxruntime-cpu"]]
         )
+        self._graph = graph
         try:
             self._session = ort.InferenceSession(str(graph), options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no public base class
@@ -113,3 +123,83 @@ class OnnxRuntimeEngine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
+    """An onnxruntime session on CUDA, which also runs on device memory of the caller's."""
+
+    def bind(self, tensors: Mapping[str, DeviceTensor], stream: Stream) -> SessionBinding:
+        return SessionBinding(self._graph, self.info, tensors, stream)
+
+
+class SessionBinding:
+    """A session of its own on device memory and a stream that the caller owns.
+
+    onnxruntime captures its CUDA graph by itself in the first evaluation and replays it in the
+    others. A capture of the caller's around an evaluation would end the process: onnxruntime
+    launches its graph, or frees pinned memory, inside of it (its pull request 32081). A network
+    with nodes on the CPU cannot be captured and is queued node by node.
+
+    Args:
+        graph: the ONNX file.
+        info: of the engine, for messages.
+        tensors: every input and output.
+        stream: that evaluations are queued on.
+
+    Raises:
+        EngineUnavailableError: onnxruntime cannot bind the graph.
+    """
+
+    capturable = False
+    replays = True
+
+    def __init__(
+        self, graph: Path, info: EngineInfo, tensors: Mapping[str, DeviceTensor], stream: Stream
+    ) -> None:
+        ort = import_onnxruntime()
+        self._info = info
+        self._run = ort.RunOptions()
+        # Or else every run would end with the host waiting for the stream.
+        self._run.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        cuda = {**CUDA_OPTIONS, "user_compute_stream": str(stream.handle)}
+
+        def session(capture: bool) -> Any:
+            one = (PROVIDERS["onnxruntime-cuda"], {**cuda, "enable_cuda_graph": str(int(capture))})
+            providers = [one, PROVIDERS["onnxruntime-cpu"]]
+            # Or else a provider that refuses its options would run without them, on its own stream.
+            settings = {"providers": providers, "enable_fallback": 0}
+            return ort.InferenceSession(str(graph), options, **settings)
+
+        try:
+            try:
+                self._session = session(capture=True)
+            except Exception as error:  # onnxruntime's errors share no public base class
+                _log.warning("%s: runs without CUDA graphs (%s)", info, _one_line(error))
+                self._session = session(capture=False)
+            self._session.disable_fallback()
+            inputs = {node.name for node in self._session.get_inputs()}
+            self._binding = self._session.io_binding()
+            for name, tensor in tensors.items():
+                bind = self._binding.bind_input if name in inputs else self._binding.bind_output
+                bind(name, "cuda", 0, np.dtype(tensor.dtype), tensor.shape, tensor.address)
+        except Exception as error:
+            raise EngineUnavailableError(
+                f"onnxruntime cannot bind it to the device ({_one_line(error)})"
+            ) from None
+
+    def enqueue(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding, self._run)
+        except Exception as error:
+            raise UserError(
+                f"{self._info}: cannot run on bound memory ({_one_line(error)})"
+            ) from None
+
+    def close(self) -> None:
+        del self._binding, self._session
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

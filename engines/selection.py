@@ -11,7 +11,8 @@ from engines.bundle import Bundle
 from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
 from engines.gpu import gpus
-from engines.onnxruntime import OnnxRuntimeEngine
+from engines.mnn import MNNEngine
+from engines.onnxruntime import OnnxRuntimeCudaEngine, OnnxRuntimeEngine
 from engines.openvino import OpenVINOEngine
 from engines.tensorrt import TensorRTEngine
 from engines.tensorrt.library import check_device
@@ -50,7 +51,8 @@ Opener = Callable[[Request], Engine]
 def _onnxruntime(name: str) -> Opener:
     def opener(request: Request) -> Engine:
         graph = request.bundle.graph(request.precision)
-        return OnnxRuntimeEngine(graph, name, request.precision, request.threads)
+        made = OnnxRuntimeCudaEngine if name == "onnxruntime-cuda" else OnnxRuntimeEngine
+        return made(graph, name, request.precision, request.threads)
 
     return opener
 
@@ -58,6 +60,12 @@ def _onnxruntime(name: str) -> Opener:
 def _openvino(request: Request) -> Engine:
     graph = request.bundle.graph(request.precision)
     return OpenVINOEngine(graph, request.precision, request.threads)
+
+
+def _mnn(request: Request) -> Engine:
+    manifest = request.bundle.manifest
+    graph = request.bundle.graph(request.precision)
+    return MNNEngine(graph, manifest.inputs, manifest.outputs, request.threads)
 
 
 def _tensorrt(flavour: str) -> Opener:
@@ -106,6 +114,7 @@ CANDIDATES = (
     Candidate("tensorrt", ("fp16", "fp32"), _tensorrt("tensorrt")),
     Candidate("tensorrt-rtx", ("fp16", "fp32"), _tensorrt("tensorrt-rtx")),
     Candidate("onnxruntime-cuda", ("fp16", "fp32"), _onnxruntime("onnxruntime-cuda")),
+    Candidate("mnn", ("fp32",), _mnn),
     Candidate("openvino", ("fp32", "fp16", "int8"), _openvino),
     Candidate("onnxruntime-cpu", ("fp32", "fp16", "int8"), _onnxruntime("onnxruntime-cpu")),
 )

@@ -12,6 +12,7 @@ NEEDED = (
     "emfast/py.typed",
     "emfast/data/sample/image.png",
     "emfast/data/sample/README.md",
+    "emfast/diffusion/step.cu",
     "emfast/quality/encoder/manifest.json",
     "emfast/quality/report.html.j2",
     "engines/probe.onnx",

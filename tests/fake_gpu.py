@@ -9,6 +9,7 @@ are there. That a real GPU does the same is for the tests marked ``gpu``.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import weakref
@@ -26,10 +27,12 @@ import tensorrt_rtx
 
 import engines.cuda
 import engines.gpu
+import engines.kernels
 import engines.tensorrt.library
 import export.tensorrt
 from engines.bundle import TensorSpec
 from engines.plan import BuildOptions, Profile
+from tests import host_kernel
 
 NAME = "NVIDIA Stand-in"
 COMPUTE_CAPABILITY = (8, 6)
@@ -55,6 +58,7 @@ class FakeCuda:
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
     cudaStreamNonBlocking = 1  # noqa: N815
+    cudaEventDisableTiming = 2  # noqa: N815
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
@@ -65,6 +69,9 @@ class FakeCuda:
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.executables: dict[int, list[Callable[[], None]]] = {}
         self.launches = 0
+        self.copies = 0
+        self.captured = 0
+        self.events: set[int] = set()
         self._handles = itertools.count(1)
 
     @property
@@ -133,7 +140,24 @@ class FakeCuda:
         self.queues[stream].clear()
         return (OK,)
 
+    def cudaEventCreateWithFlags(self, flags: int) -> Any:  # noqa: N802
+        handle = next(self._handles)
+        self.events.add(handle)
+        return OK, handle
+
+    def cudaEventRecord(self, event: int, stream: int) -> Any:  # noqa: N802
+        return (OK if event in self.events and stream in self.queues else INVALID,)
+
+    def cudaEventSynchronize(self, event: int) -> Any:  # noqa: N802
+        return (OK if event in self.events else INVALID,)
+
+    def cudaEventDestroy(self, event: int) -> Any:  # noqa: N802
+        known = event in self.events
+        self.events.discard(event)
+        return (OK if known else INVALID,)
+
     def cudaMemcpyAsync(self, to: int, source: int, size: int, kind: int, stream: int) -> Any:  # noqa: N802
+        self.copies += 1
         upload = kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice
         target, origin = (self.device, self.host) if upload else (self.host, self.device)
         if to not in target or source not in origin:
@@ -156,6 +180,7 @@ class FakeCuda:
     def cudaStreamEndCapture(self, stream: int) -> Any:  # noqa: N802
         handle = next(self._handles)
         self.graphs[handle] = self.captures.pop(stream)
+        self.captured += 1
         return OK, handle
 
     def cudaGraphInstantiate(self, graph: int, flags: int) -> Any:  # noqa: N802
@@ -172,6 +197,53 @@ class FakeCuda:
     def cudaGraphLaunch(self, executable: int, stream: int) -> Any:  # noqa: N802
         self.launches += 1
         self.queues[stream].extend(self.executables[executable])
+        return (OK,)
+
+
+class FakeDriver:
+    """``cuda.bindings.driver``: a kernel is loaded from a real cubin, and runs on the host.
+
+    Attributes:
+        launches: of kernels, on the stream; those that a graph replays count too.
+    """
+
+    CUresult = SimpleNamespace(CUDA_SUCCESS=OK)
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+        self.launches = 0
+        self.modules: set[int] = set()
+
+    def cuModuleLoadData(self, image: bytes) -> Any:  # noqa: N802
+        handle = next(self._cuda._handles)
+        self.modules.add(handle)
+        return (OK, handle) if image[:4] == b"\x7fELF" else (INVALID, None)
+
+    def cuModuleGetFunction(self, module: int, name: bytes) -> Any:  # noqa: N802
+        known = module in self.modules and name == b"sampling_step"
+        return (OK, module) if known else (INVALID, None)
+
+    def cuModuleUnload(self, module: int) -> Any:  # noqa: N802
+        self.modules.remove(module)
+        return (OK,)
+
+    def cuLaunchKernel(self, function: int, *arguments: Any) -> Any:  # noqa: N802
+        *sizes, shared, stream, addresses, extra = arguments
+        if function not in self.modules or sizes[2:] != [1, 256, 1, 1] or shared or extra:
+            return (INVALID,)
+        pointers = (ctypes.c_void_p * 12).from_address(addresses)
+        # Copied by the launch, as CUDA does: nine addresses and three numbers.
+        values = [ctypes.c_void_p.from_address(p or 0).value or 0 for p in pointers[:9]]
+        numbers = [ctypes.c_uint32.from_address(p or 0).value for p in pointers[9:]]
+
+        def run() -> None:
+            for value in values:
+                if not any(a <= value < a + m.nbytes for a, m in self._cuda.device.items()):
+                    raise RuntimeError("an illegal memory access was encountered")
+            self.launches += 1
+            host_kernel.sampling_step(sizes[0], sizes[1], values, numbers)
+
+        self._cuda.push(stream, run)
         return (OK,)
 
 
@@ -350,7 +422,7 @@ class FakeGpu:
     """The knobs and counters of the stand-in.
 
     Attributes:
-        cuda: the doubled CUDA runtime.
+        cuda, driver: the doubled CUDA runtime and driver.
         built: the engines that were built, by SHA-256.
         builds: how many were built.
         noise: added to every output of engines that are opened from now on.
@@ -359,6 +431,7 @@ class FakeGpu:
 
     def __init__(self, memory: int) -> None:
         self.cuda = FakeCuda(memory)
+        self.driver = FakeDriver(self.cuda)
         self.built: dict[str, Source] = {}
         self.builds = 0
         self.noise = 0.0
@@ -408,6 +481,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         return Module() if name == "tensorrt_rtx" else real_import(name)
 
     monkeypatch.setattr(engines.cuda, "import_cuda", lambda: gpu.cuda)
+    monkeypatch.setattr(engines.kernels, "import_driver", lambda: gpu.driver)
     monkeypatch.setattr(engines.tensorrt.library, "import_module", import_module)
     for module in ("engines.selection", "emfast.engine_files", "export.tensorrt"):
         monkeypatch.setattr(f"{module}.gpus", gpu.gpus)

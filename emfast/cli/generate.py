@@ -30,7 +30,10 @@ def generate(
         tuple[int, int] | None,
         typer.Option(help="Height and width in pixels; what the model was trained for."),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images that are drawn together.")] = 4,
+    batch: Annotated[
+        str,
+        typer.Option(help="Images that are drawn together; auto tries some and takes the fastest."),
+    ] = "4",
     shard: Annotated[
         str, typer.Option(help="3/16 draws the third of 16 parts; all parts share the folder.")
     ] = "1/1",
@@ -61,18 +64,28 @@ def generate(
     Example: emfast generate --count 100 --out synthetic
     """
     from emfast.progress import duration
+    from emfast.synthesis.batch import MOST, fastest_batch, parse_batch, recorded_batch
     from emfast.synthesis.denoiser import Generator
     from emfast.synthesis.job import Job, run_job
     from emfast.synthesis.shard import Shard
 
     part = Shard.parse(shard)
-    with Generator.open(model, engine, precision, threads, batch, size) as generator:
+    together = parse_batch(batch)
+    if together is None:
+        together = recorded_batch(out)
+    with Generator.open(model, engine, precision, threads, together or MOST, size) as generator:
         for line in generator.passed_over:
             typer.echo(line, err=True)
         typer.echo(f"engine: {generator.engine.info}", err=True)
         spec = generator.spec
+        size = size or spec.size
+        if together is None:
+            generator.check_size(size)
+            together = fastest_batch(generator, size, tell=lambda t: typer.echo(str(t), err=True))
+        typer.echo(f"batch: {together}", err=True)
+        typer.echo(f"loop: {generator.prepare(together, size)}", err=True)
         steps = spec.schedule.steps if steps is None else steps
-        job = Job(count, seed, steps, size or spec.size, batch, rgb, sampler, eta)
+        job = Job(count, seed, steps, size, together, rgb, sampler, eta)
         result = run_job(job, generator, out, part, verify)
     if result.found:
         print(f"{result.found} images were there already")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -10,12 +12,35 @@ import numpy as np
 import numpy.typing as npt
 
 from emfast.channels import Uint8, decode
+from emfast.diffusion.device_sampling import DeviceLoop
+from emfast.diffusion.samplers import Sampler
 from emfast.diffusion.sampling import sample
 from emfast.diffusion.spec import DenoiserSpec
 from emfast.runtime import BATCH, denoiser_shapes, open_runtime
 from engines.bundle import Bundle, open_bundle
-from engines.engine import Engine
+from engines.cuda import OutOfDeviceMemoryError
+from engines.engine import DeviceEngine, Engine, EngineUnavailableError
 from engines.errors import UserError
+
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the steps of a batch are taken.
+
+    Attributes:
+        name: "device", where the engine shares its memory, or "host".
+        reason: why not on the device.
+        full: whether that is for want of memory.
+    """
+
+    name: str
+    reason: str = ""
+    full: bool = False
+
+    def __str__(self) -> str:
+        return f"on the {self.name}" + (f" ({self.reason})" if self.reason else "")
 
 
 class Generator:
@@ -34,6 +59,8 @@ class Generator:
         self.engine = engine
         self.passed_over = tuple(passed_over)
         self.spec = DenoiserSpec.from_dict(bundle.manifest.model)
+        self._loop: DeviceLoop | None = None
+        self._refusals: dict[Shape, UserError] = {}
 
     @classmethod
     def open(
@@ -77,6 +104,19 @@ class Generator:
                 f"{fixed[1]} x {fixed[0]} only"
             )
 
+    def prepare(self, batch: int, size: tuple[int, int] | None = None) -> Place:
+        """Set up the loop for batches of one shape; :meth:`draw` does so too.
+
+        Args:
+            batch: images that will be drawn together.
+            size: height and width in pixels; what the model was trained for by default.
+        """
+        shape = (batch, len(self.spec.channels), *(size or self.spec.size))
+        if self._device_loop(shape) is not None:
+            return Place("device")
+        error = self._refusals[shape]
+        return Place("host", str(error), isinstance(error, OutOfDeviceMemoryError))
+
     def draw(
         self,
         indices: Sequence[int],
@@ -105,17 +145,84 @@ class Generator:
         Raises:
             UserError: a size or a number of steps that the model cannot do, or no such sampler.
         """
+        return self.sample(indices, seed, steps, size, on_step, sampler, eta)()
+
+    def sample(
+        self,
+        indices: Sequence[int],
+        seed: int = 0,
+        steps: int | None = None,
+        size: tuple[int, int] | None = None,
+        on_step: Callable[[], None] | None = None,
+        sampler: str = "ddpm",
+        eta: float = 0.0,
+    ) -> Callable[[], tuple[Uint8, Uint8]]:
+        """As :meth:`draw`, but the images are still to be decoded.
+
+        Returns:
+            Gives what :meth:`draw` gives. Another thread may call it while the next batch is drawn.
+        """
         size = size or self.spec.size
         self.check_size(size)
-        shape = (len(self.spec.channels), *size)
-        steps_taken = self.spec.sampler(steps, sampler, eta)
-        x = sample(self._denoise, steps_taken, seed, indices, shape, on_step)
+        x = self._channels(self.spec.sampler(steps, sampler, eta), seed, indices, size, on_step)
+        return partial(self._decode, x)
+
+    def _decode(self, x: npt.NDArray[np.float32]) -> tuple[Uint8, Uint8]:
         if not np.isfinite(x).all():
             raise UserError(
                 f"{self.bundle.path}: the network drew values that are not numbers on "
                 f"{self.engine.info}; try --precision fp32 and another --out"
             )
         return decode(self.spec.channels, x)
+
+    def _channels(
+        self,
+        sampler: Sampler,
+        seed: int,
+        indices: Sequence[int],
+        size: tuple[int, int],
+        on_step: Callable[[], None] | None,
+    ) -> npt.NDArray[np.float32]:
+        channels = len(self.spec.channels)
+        loop = self._device_loop((len(indices), channels, *size))
+        if loop is not None:
+            return loop.sample(sampler, seed, indices, on_step)
+        return sample(self._denoise, sampler, seed, indices, (channels, *size), on_step)
+
+    def _device_loop(self, shape: Shape) -> DeviceLoop | None:
+        """The loop on the device for a shape; None, with a reason, where there is none."""
+        if self._loop is not None and self._loop.shape == shape:
+            return self._loop
+        if shape in self._refusals:
+            return None
+        self._close_loop()
+        manifest = self.bundle.manifest
+        try:
+            if not isinstance(self.engine, DeviceEngine):
+                raise EngineUnavailableError(f"{self.engine.info.engine} shares no device memory")
+            self._loop = DeviceLoop(
+                self.engine, manifest.inputs, manifest.outputs, shape, self.spec.schedule
+            )
+        except UserError as error:
+            self._refusals[shape] = error
+        return self._loop
+
+    def network_seconds(self, batch: int, steps: int) -> float:
+        """What the network's evaluations of ``steps`` steps take of a batch on the device.
+
+        Raises:
+            UserError: the steps of this batch are taken on the host.
+        """
+        shape = (batch, len(self.spec.channels), *self.spec.size)
+        loop = self._device_loop(shape)
+        if loop is None:
+            raise self._refusals[shape]
+        return loop.network_seconds(steps)
+
+    def _close_loop(self) -> None:
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
 
     def _denoise(
         self, x: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32]
@@ -128,7 +235,8 @@ class Generator:
         return self.engine.run(inputs)["prediction"].astype(np.float32, copy=False)
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the loop and the engine."""
+        self._close_loop()
         self.engine.close()
 
     def __enter__(self) -> Self:

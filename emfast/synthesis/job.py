@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -111,14 +111,14 @@ def run_job(
     write = partial(_write, place, record, sum(c.kind == "mask" for c in generator.spec.channels))
     start = time.monotonic()
     steps, drawn, note = len(sampler.steps), 0, ""
-    # PNG files are written while the next batch is drawn.
+    # Images are decoded and written while the next batch is drawn.
     written: Future[None] | None = None
     with (
         progress("steps", (found + len(missing)) * steps, found * steps) as advance,
         ThreadPoolExecutor(1, "writer") as writer,
     ):
         for indices, wanted in _batches(missing, job.batch, invariant):
-            images, masks = generator.draw(
+            decoded = generator.sample(
                 indices,
                 job.seed,
                 job.steps,
@@ -129,7 +129,7 @@ def run_job(
             )
             if written is not None:
                 written.result()
-            written = writer.submit(write, indices, wanted, images, masks)
+            written = writer.submit(write, indices, wanted, decoded)
             drawn += len(wanted)
             speed = drawn / (time.monotonic() - start)
             note = f"{found + drawn} of {found + len(missing)} images, {speed:.3g} images/s"
@@ -165,10 +165,13 @@ def _batches(
 
 def _description(job: Job, generator: Generator, invariant: bool) -> dict[str, Any]:
     bundle, info = generator.bundle, generator.engine.info
+    place = generator.prepare(job.batch, job.size).name
     return {
         **asdict(job),
         "size": list(job.size),
         "batch": None if invariant else job.batch,
+        # The loop on the device rounds differently from the one on the host.
+        "loop": None if place == "host" else place,
         "eta": job.eta if job.sampler == "ddim" else None,
         "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
         "engine": info.to_dict(),
@@ -182,11 +185,11 @@ def _write(
     classes: int,
     indices: list[int],
     wanted: list[int],
-    images: Uint8,
-    masks: Uint8,
+    decoded: Callable[[], tuple[Uint8, Uint8]],
 ) -> None:
     """Write those images of a batch that are wanted, then list them."""
     entries = []
+    images, masks = decoded()
     for index, image, mask in zip(indices, images, masks, strict=True):
         if index not in wanted:
             continue

@@ -13,9 +13,10 @@ from typing import Self
 import numpy as np
 
 from engines.bundle import TensorSpec
-from engines.cuda import OutOfDeviceMemoryError, free_memory, open_device
-from engines.engine import Array, EngineInfo
+from engines.cuda import OutOfDeviceMemoryError, Stream, free_memory, open_device
+from engines.engine import Array, DeviceTensor, EngineInfo
 from engines.errors import UserError
+from engines.tensorrt.binding import ContextBinding
 from engines.tensorrt.context import Caller, Contexts
 from engines.tensorrt.library import TITLES, failure, import_tensorrt, open_runtime
 
@@ -80,7 +81,7 @@ class TensorRTEngine:
         return self._weights + sum(caller.memory for caller in self._callers)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self._check_shapes(inputs)
+        self._check_shape(inputs[self._inputs[0].name].shape)
         batch = len(inputs[self._inputs[0].name])
         while True:
             limit = self._batch
@@ -95,6 +96,16 @@ class TensorRTEngine:
             if len(parts) == 1:
                 return parts[0]
             return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+    def bind(self, tensors: Mapping[str, DeviceTensor], stream: Stream) -> ContextBinding:
+        shape = tensors[self._inputs[0].name].shape
+        self._check_shape(shape)
+        if not self._minimum[0] <= shape[0] <= self._maximum[0]:
+            raise UserError(
+                f"{self.info}: a batch of {shape[0]} is not one of the {self._minimum[0]} to "
+                f"{self._maximum[0]} that this engine was built for"
+            )
+        return ContextBinding(self._contexts, self._inputs, self.info, tensors, stream)
 
     def close(self) -> None:
         for caller in self._callers:
@@ -171,9 +182,8 @@ class TensorRTEngine:
         if has != wants:
             raise UserError(f"the engine has the tensors {has}, but the bundle has {wants}")
 
-    def _check_shapes(self, inputs: Mapping[str, Array]) -> None:
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse images of a size that the engine was not built for; any batch can be run."""
-        shape = inputs[self._inputs[0].name].shape
         bounds = zip(shape[1:], self._minimum[1:], self._maximum[1:], strict=True)
         if not all(low <= size <= high for size, low, high in bounds):
             raise UserError(

@@ -57,17 +57,17 @@ def test_a_killed_run_ends_with_the_same_bytes(
     run_job(job(), generator, tmp_path / "whole")
 
     calls = 0
-    draw = generator.draw
+    sample = generator.sample
 
     def dies(*args: object, **kwargs: object) -> object:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        return draw(*args, **kwargs)  # type: ignore[arg-type]
+        return sample(*args, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(generator, "draw", dies)
+        patch.setattr(generator, "sample", dies)
         with pytest.raises(KeyboardInterrupt):
             run_job(job(), generator, tmp_path / "killed")
     # What a kill in the middle of writing leaves: a torn line, an image without its line, and a

@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,17 +89,17 @@ def test_a_killed_shard_goes_on_and_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "set"
-    draw, calls = generator.draw, 0
+    sample, calls = generator.sample, 0
 
     def dies(*args: Any) -> object:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
-        return draw(*args)
+        return sample(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generator, "draw", dies)
+        patch.setattr(generator, "sample", dies)
         with pytest.raises(KeyboardInterrupt):
             run_job(replace(JOB, batch=2), generator, folder, Shard(1, 2))
     with (folder / "manifest-1-of-2.jsonl").open("a") as file:
@@ -132,14 +133,14 @@ def test_a_shard_of_a_smaller_set_does_not_merge_a_larger_one(
 ) -> None:
     folder = tmp_path / "set"
     small = replace(JOB, count=4)
-    draw = generator.draw
+    sample = generator.sample
 
     def meanwhile(*args: Any) -> object:
         monkeypatch.undo()
         run_job(JOB, generator, folder, Shard(1, 2))
-        return draw(*args)
+        return sample(*args)
 
-    monkeypatch.setattr(generator, "draw", meanwhile)
+    monkeypatch.setattr(generator, "sample", meanwhile)
     assert run_job(small, generator, folder, Shard(2, 2)).lacking == 3
     assert (folder / "manifest-1-of-2.jsonl").exists()
     assert run_job(JOB, generator, folder, Shard(2, 2)).lacking == 0
@@ -192,10 +193,15 @@ class Rounds:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
 
-    def draw(self, indices: list[int], *args: Any) -> tuple[Uint8, Uint8]:
-        images, masks = self._generator.draw(indices, *args)
-        images[:] = images + np.uint8(indices[0]) + np.uint8(10 * len(indices))
-        return images, masks
+    def sample(self, indices: list[int], *args: Any) -> Callable[[], tuple[Uint8, Uint8]]:
+        decoded = self._generator.sample(indices, *args)
+
+        def rounded() -> tuple[Uint8, Uint8]:
+            images, masks = decoded()
+            images[:] = images + np.uint8(indices[0]) + np.uint8(10 * len(indices))
+            return images, masks
+
+        return rounded
 
 
 def test_where_the_batch_matters_it_is_kept_whole(
