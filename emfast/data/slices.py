@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import tifffile
-from PIL import Image
 
 from emfast.data.image import (
     TIFF_SUFFIXES,
@@ -66,26 +65,6 @@ def open_slices(source: Path) -> Iterator[Slices]:
             yield _Pages(tiff, source)
     else:
         yield _Files([source], source)
-
-
-def common_size(source: Path) -> tuple[int, int] | None:
-    """Height and width of all slices, from the files' headers.
-
-    Returns:
-        None where they differ, or where a file cannot be opened: reading it tells why.
-
-    Raises:
-        UserError: as :func:`open_slices`.
-    """
-    with open_slices(source) as slices:
-        sizes = set()
-        for file in dict.fromkeys(slices.files):
-            try:
-                with Image.open(file) as image:
-                    sizes.add((image.height, image.width))
-            except OSError:
-                return None
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 class _Files:

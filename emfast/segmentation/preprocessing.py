@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from engines.errors import UserError
 
 Uint8 = npt.NDArray[np.uint8]
 Normalization = Literal["standardize", "unit"]
+Scope = Literal["slice", "volume"]
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,19 @@ class SegmenterSpec:
     Attributes:
         classes: probability channels; class k is channel k - 1 and has label k in label maps.
         labels: the name of each class.
-        normalization: "standardize", each slice minus its mean and divided by its standard
+        normalization: "standardize", greys minus their mean and divided by their standard
             deviation, or "unit", greys divided by 255.
         threshold: the least probability, in [0, 1], at which a pixel belongs to a class.
+        scope: whether "standardize" takes mean and deviation of each slice or of the volume.
+        pixel_size: edge of the training images' pixels in nm, or None where it is not known.
     """
 
     classes: int
     labels: tuple[str, ...]
     normalization: Normalization
     threshold: float
+    scope: Scope = "slice"
+    pixel_size: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= 255:
@@ -43,6 +49,13 @@ class SegmenterSpec:
             )
         if not 0 <= self.threshold <= 1:
             raise UserError(f"segmenter: threshold {self.threshold:g}; give a number in [0, 1]")
+        if self.scope not in get_args(Scope):
+            raise UserError(
+                f"segmenter: unknown scope {self.scope!r} of the normalization; "
+                f"accepted: {', '.join(get_args(Scope))}"
+            )
+        if self.pixel_size is not None and not 0 < self.pixel_size < math.inf:
+            raise UserError(f"segmenter: pixel size {self.pixel_size:g}; give nm above 0, or none")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -60,6 +73,8 @@ class SegmenterSpec:
                 tuple(labels),
                 values["normalization"],
                 float(values["threshold"]),
+                values.get("scope", "slice"),
+                None if values.get("pixel_size") is None else float(values["pixel_size"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"segmenter: missing or malformed entry ({error})") from None

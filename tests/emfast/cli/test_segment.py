@@ -168,3 +168,73 @@ def test_out_is_required(slices: Path) -> None:
     result = invoke(slices)
     assert result.exit_code == 2
     assert "--out" in result.stderr
+
+
+def test_decisions_are_printed_once_and_recorded(bundle: Path, tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 4000, (3, 20, 30)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "v.tif", volume, photometric="minisblack")
+    result = invoke(
+        tmp_path / "v.tif", "--out", tmp_path / "out", "--model", bundle,
+        "--invert", "--normalize", "volume", "--range", 100, 3900,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    record = json.loads((tmp_path / "out" / "segment.json").read_text())
+    assert [line for line in lines if line in record["decisions"]] == record["decisions"]
+    assert record["decisions"][:2] == [
+        "volume: 3 slices of 30 x 20 pixels, uint16, axes ZYX",
+        "greys: standardised by the mean and deviation of the volume, clipped to 100 to 3900, "
+        "then inverted",
+    ]
+    assert " far outside the others: clipped" in result.stdout
+
+
+def test_objects_probabilities_and_going_on(bundle: Path, slices: Path, tmp_path: Path) -> None:
+    command = (
+        slices, "--out", tmp_path / "out", "--model", bundle, "--instances", "components3d",
+        "--min-size", 2, "--fill-holes", "--probability", "uint8", "--values", "0-1",
+        "--flips", 4, "--median", 3, "--tile", 512, "--overlap", 64,
+    )  # fmt: skip
+    result = invoke(*command)
+    assert result.exit_code == 0, result.output
+    assert f"objects, labels in {tmp_path / 'out' / 'labels'}" in result.stdout
+    assert f"probabilities in {tmp_path / 'out' / 'probability'}" in result.stdout
+    again = invoke(*command)
+    assert again.stdout.startswith("2 slices segmented, 2 of them earlier, masks in ")
+    assert "holds another run (median was 3, is 1)" in error(*command[:-6], *command[-4:])
+
+
+def test_shards(bundle: Path, slices: Path, tmp_path: Path) -> None:
+    from unittest.mock import patch
+
+    options = ("--out", tmp_path / "out", "--model", bundle, "--engine", "onnxruntime-cpu")
+    with patch("emfast.segmentation.segmenter.BATCH_PIXELS", 1):
+        first = invoke(slices, *options, "--shard", "1/2")
+        assert "1 of 2 slices are left to other shards" in first.stdout
+        second = invoke(slices, *options, "--shard", "2/2")
+    assert second.stdout.startswith("2 slices segmented, masks in ")
+    assert "numbered from 1 to 2" in error(slices, *options, "--shard", "3/2")
+
+
+@pytest.mark.parametrize(
+    ("option", "word", "message"),
+    [
+        ("--normalize", "stack", "accepted are slice, volume"),
+        ("--values", "0-2", "accepted are 0-255, 0-1"),
+        ("--probability", "float16", "accepted are float32, uint8"),
+        ("--instances", "blobs", "accepted are components2d, components3d"),
+        ("--median", "4", "odd number"),
+        ("--flips", "3", "give 1"),
+        ("--overlap", "-1", "0 or more"),
+        ("--tile", "100", "give 272 or more"),
+        ("--min-size", "5", "--instances"),
+        ("--pixel-size", "8", "leave --pixel-size out"),
+        ("--axes", "XYZ", "axes"),
+    ],
+)
+def test_words_that_are_not_accepted(
+    bundle: Path, slices: Path, tmp_path: Path, option: str, word: str, message: str
+) -> None:
+    out = tmp_path / "out"
+    assert message in error(slices, "--out", out, "--model", bundle, option, word)
+    assert not out.exists()

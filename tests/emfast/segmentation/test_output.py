@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from emfast.data.stack import read_stack
-from emfast.segmentation.output import RECORD, segment_files
+from emfast.segmentation.output import Settings, segment_files
+from emfast.segmentation.record import RECORD, SLICES
 from emfast.segmentation.segmenter import Segmenter
 from engines.errors import UserError
 from tests.bundles import write_segmenter_bundle
@@ -64,7 +65,7 @@ def test_record(tmp_path: Path, segmenter: Segmenter) -> None:
     source = write_folder(tmp_path / "in", images())
     result = segment_files(source, tmp_path / "out", segmenter)
     record = json.loads((tmp_path / "out" / RECORD).read_text())
-    assert record == {
+    expected = {
         "input": str(source),
         "slices": 3,
         "bundle": {"name": "test segmenter", "sha256": segmenter.bundle.sha256},
@@ -74,13 +75,29 @@ def test_record(tmp_path: Path, segmenter: Segmenter) -> None:
         "values": {"mitochondria": 255},
         "coverage": result.coverage,
         "complete": True,
+        "size": [21, 35],
+        "dtype": "uint8",
+        "normalize": "slice",
+        "invert": False,
+        "pixel_size": None,
+        "resampled": None,
+        "tile": 2048,
+        "flips": 1,
+        "median": 1,
+        "invalid": 0,
     }
+    assert {key: record[key] for key in expected} == expected
+    lines = (tmp_path / "out" / SLICES).read_text().splitlines()
+    assert [json.loads(line)["name"] for line in lines] == ["slice00", "slice01", "slice02"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["masks", RECORD, SLICES]
     assert record["engine"]["device"].startswith("CPU")
 
 
 def test_overlays_outline_the_mask(tmp_path: Path, segmenter: Segmenter) -> None:
     stack = images(1)
-    segment_files(write_folder(tmp_path / "in", stack), tmp_path / "out", segmenter, overlay=True)
+    segment_files(
+        write_folder(tmp_path / "in", stack), tmp_path / "out", segmenter, Settings(overlay=True)
+    )
     picture = read_folder(tmp_path / "out" / "overlays")["slice00.png"]
     mask = read_folder(tmp_path / "out" / "masks")["slice00.png"]
     coloured = (picture != stack[0][..., None]).any(axis=2)
@@ -94,7 +111,7 @@ def test_tiff_stack(tmp_path: Path, segmenter: Segmenter) -> None:
     stack = images()
     tifffile.imwrite(tmp_path / "volume.tiff", stack, photometric="minisblack")
     out = tmp_path / "out"
-    result = segment_files(tmp_path / "volume.tiff", out, segmenter, overlay=True)
+    result = segment_files(tmp_path / "volume.tiff", out, segmenter, Settings(overlay=True))
     assert result.masks == out / "masks" / "volume.tiff"
     assert [p.name for p in (out / "masks").iterdir()] == ["volume.tiff"]
     with tifffile.TiffFile(result.masks) as tiff:
@@ -150,12 +167,16 @@ def test_masks_beside_their_images_make_a_stack(tmp_path: Path, segmenter: Segme
     assert read_stack(tmp_path / "data").labels().any()
 
 
-def test_a_second_run_replaces_the_first(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_a_second_run_writes_what_is_gone(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emfast.segmentation.segmenter.BATCH_PIXELS", 1)
     source = write_folder(tmp_path / "in", images())
     segment_files(source, tmp_path / "out", segmenter)
     before = read_folder(tmp_path / "out" / "masks")
-    (tmp_path / "out" / "masks" / "slice01.png").write_bytes(b"")
-    segment_files(source, tmp_path / "out", segmenter)
+    (tmp_path / "out" / "masks" / "slice01.png").unlink()
+    result = segment_files(source, tmp_path / "out", segmenter)
+    assert result.found == 2
     after = read_folder(tmp_path / "out" / "masks")
     np.testing.assert_array_equal(list(after.values()), list(before.values()))
 
@@ -196,8 +217,9 @@ def test_out_that_is_a_file(tmp_path: Path, segmenter: Segmenter) -> None:
 
 
 def test_a_damaged_slice_leaves_whole_files_and_an_incomplete_record(
-    tmp_path: Path, segmenter: Segmenter
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("emfast.segmentation.segmenter.BATCH_PIXELS", 1)
     source = write_folder(tmp_path / "in", images())
     pixels = (source / "slice01.png").read_bytes()
     (source / "slice01.png").write_bytes(pixels[: len(pixels) // 2])

@@ -122,7 +122,7 @@ def test_the_threshold_itself_belongs_to_the_class() -> None:
 def test_overflow_is_told(tmp_path: Path) -> None:
     bundle = write_segmenter_bundle(tmp_path / "nan", gain=float("nan"))
     with (
-        Segmenter.open(bundle, threads=1) as segmenter,
+        Segmenter.open(bundle, "onnxruntime-cpu", threads=1) as segmenter,
         pytest.raises(UserError, match="not numbers"),
     ):
         segmenter.segment(noise(1, 16, 16))
@@ -130,12 +130,12 @@ def test_overflow_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "images",
-    [noise(16, 16), noise(1, 0, 16), noise(1, 16, 16).astype(np.float32), noise(1, 1, 16, 16)],
+    [noise(16, 16), noise(1, 0, 16), noise(1, 16, 16).astype(np.bool_), noise(1, 1, 16, 16)],
 )
 def test_other_arrays_are_refused(bundle: Path, images: npt.NDArray[np.uint8]) -> None:
     with (
         Segmenter.open(bundle, threads=1) as segmenter,
-        pytest.raises(UserError, match=r"expected uint8 \(slices, height, width\)"),
+        pytest.raises(UserError, match=r"expected integers or floats \(slices, height, width\)"),
     ):
         segmenter.probability(images)
 

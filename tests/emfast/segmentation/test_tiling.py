@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emfast.segmentation.tiling import HALO, least_tile, pad, spans, tiles
+from emfast.segmentation.tiling import HALO, least_tile, pad, ramps, spans
 
 
 @pytest.mark.parametrize("multiple", [1, 16, 48])
@@ -27,8 +27,22 @@ def test_kept_parts_cover_the_axis_and_keep_their_distance(multiple: int, extra:
 
 
 def test_what_fits_is_one_tile() -> None:
-    assert len(list(tiles(768, 1024, 1024, 16))) == 1
-    assert len(list(tiles(768, 1040, 1024, 16))) == 2
+    assert len(spans(1024, 1024, 16)) == 1
+    assert len(spans(1040, 1024, 16)) == 2
+
+
+@pytest.mark.parametrize("halo", [1, 7, 32, 100])
+@pytest.mark.parametrize("length", [320, 336, 640, 1600])
+def test_ramps_add_up_to_one_and_vanish_at_cut_edges(halo: int, length: int) -> None:
+    cover = spans(length, least_tile(16, halo) + 48, 16, halo)
+    total = np.zeros(length)
+    for span, weight in zip(cover, ramps(cover, halo), strict=True):
+        total[span.seen] += weight
+        assert weight.min() >= 0
+        if span.start > 0:
+            assert weight[0] <= 1 / (2 * halo)
+    assert len(cover) > 1
+    np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(
