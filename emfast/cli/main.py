@@ -18,6 +18,7 @@ from emfast.cli.export import export
 from emfast.cli.generate import generate
 from emfast.cli.report import report
 from emfast.cli.segment import segment
+from emfast.cli.serve import serve
 from emfast.cli.train import app as train_app
 from engines.errors import UserError
 
@@ -49,6 +50,7 @@ def callback(
 
 app.command()(generate)
 app.command()(segment)
+app.command()(serve)
 app.command()(evaluate)
 app.command()(report)
 app.command()(export)
