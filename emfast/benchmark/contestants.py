@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 from emfast.benchmark.worker import Round
+from emfast.diffusion.device_sampling import QUEUED
 from engines.engine import Array, Engine
 
 SIZE = (256, 256)
@@ -87,18 +88,40 @@ class EmfastSampling:
 
         self._generator = Generator.open(model, engine, precision, threads, batch)
         self.batch = batch
-        self.description = str(self._generator.engine.info)
-        self._engine = TimedEngine(self._generator.engine)
-        self._generator.engine = self._engine
+        place = self._generator.prepare(batch)
+        self.description = f"{self._generator.engine.info}, loop on the {place.name}"
+        self._engine: TimedEngine | None = None
+        if place.name == "host":
+            self._engine = TimedEngine(self._generator.engine)
+            self._generator.engine = self._engine
 
     def run(self, steps: int) -> Round:
         """Draw one batch with ``steps`` steps."""
+        if self._engine is None:
+            return self._run_on_device(steps)
         self._engine.seconds = 0.0
         times = [time.perf_counter()]
         self._generator.draw(
             range(self.batch), steps=steps, on_step=lambda: times.append(time.perf_counter())
         )
         return Round(_differences(times), self._engine.seconds)
+
+    def _run_on_device(self, steps: int) -> Round:
+        """The host cannot see single steps there: it times some together, and the network alone."""
+        alone = self._generator.network_seconds(self.batch, steps)
+        times = [time.perf_counter()]
+        self._generator.draw(
+            range(self.batch), steps=steps, on_step=lambda: times.append(time.perf_counter())
+        )
+        marks = [*times[:-1:QUEUED], times[-1]]
+        return Round(
+            tuple(
+                seconds / min(QUEUED, steps - i * QUEUED)
+                for i, seconds in enumerate(_differences(marks))
+                for _ in range(min(QUEUED, steps - i * QUEUED))
+            ),
+            alone,
+        )
 
 
 class DiffusersSampling:
@@ -108,8 +131,8 @@ class DiffusersSampling:
     graphs.
 
     Args:
-        network: "seed", the 113.7 M parameters of the seed paper, or "emfast", the network of the
-            shipped denoiser.
+        network: "seed", the 113.7 M parameters of the seed paper; "trained", the network of the
+            shipped denoiser as training leaves it; or "folded", as it is exported.
         threads: of PyTorch.
         batch: images that are drawn together.
     """
@@ -121,7 +144,7 @@ class DiffusersSampling:
         if threads is not None:
             torch.set_num_threads(threads)
         torch.manual_seed(0)
-        unet = _seed_unet() if network == "seed" else _emfast_unet()
+        unet = _seed_unet() if network == "seed" else _emfast_unet(network == "folded")
         cuda = torch.cuda.is_available()
         unet = unet.eval().to(memory_format=torch.channels_last)
         if cuda:
@@ -162,7 +185,7 @@ def _seed_unet() -> Any:
     return diffusers.UNet2DModel(**SEED_NETWORK)
 
 
-def _emfast_unet() -> Any:
+def _emfast_unet(folded: bool) -> Any:
     """Our network in the shape that diffusers' pipeline calls."""
     diffusers: Any = import_module("diffusers")
     configuration: Any = import_module("diffusers.configuration_utils")
@@ -175,7 +198,8 @@ def _emfast_unet() -> Any:
         @configuration.register_to_config  # type: ignore[untyped-decorator]
         def __init__(self, in_channels: int = 2, sample_size: tuple[int, int] = SIZE) -> None:
             super().__init__()
-            self.network = FoldedDenoiser(Denoiser().eval())
+            trained = Denoiser().eval()
+            self.network = FoldedDenoiser(trained) if folded else trained
 
         def forward(self, sample: Any, timestep: Any) -> Any:
             timesteps = timestep.reshape(1).expand(len(sample)).to(sample.device)

@@ -20,10 +20,12 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "mnn",
     "tensorrt",
     "tensorrt-rtx-cu13",
     "torch",
     "diffusers",
+    "monai",
 )
 MATRIX = 2048
 REPEATS = 5
@@ -79,15 +81,19 @@ def convolution_flops(graph: Path, shapes: dict[str, tuple[int, ...]]) -> int:
         for axis, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
             axis.dim_value = size
     model = shape_inference.infer_shapes(model, data_prop=True)
-    known = {v.name: v for v in (*model.graph.value_info, *model.graph.output)}
+    graph_values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    known = {value.name: value for value in graph_values}
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     total = 0
     for node in model.graph.node:
-        if node.op_type != "Conv":
+        if node.op_type not in ("Conv", "ConvTranspose"):
             continue
-        kernel = int(np.prod(weights[node.input[1]][1:]))
-        sizes = [d.dim_value for d in known[node.output[0]].type.tensor_type.shape.dim]
-        total += 2 * kernel * int(np.prod(sizes))
+        kernel = weights[node.input[1]]
+        # A convolution multiplies for every pixel that it gives, a transposed one for every pixel
+        # that it takes.
+        at = node.output[0] if node.op_type == "Conv" else node.input[0]
+        batch, _, *sides = (d.dim_value for d in known[at].type.tensor_type.shape.dim)
+        total += 2 * int(np.prod(kernel)) * batch * int(np.prod(sides))
     return total
 
 

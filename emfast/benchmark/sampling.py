@@ -14,13 +14,12 @@ import numpy as np
 from emfast.benchmark.contestants import SIZE, STEPS
 from emfast.benchmark.machine import convolution_flops, machine_facts, matmul_rate
 from emfast.benchmark.table import markdown, plot
-from emfast.benchmark.worker import Round, Worker
+from emfast.benchmark.worker import Entry, Round, Worker
 from emfast.progress import progress
 from engines.bundle import open_bundle
 from engines.errors import UserError
 from engines.files import atomic_write
 from engines.plan import Profile
-from engines.selection import CANDIDATES, ENGINES, PRECISIONS
 
 CONTESTANTS = "emfast.benchmark.contestants"
 # Steps of the warm-up and of every round: a peer's network may take seconds a step.
@@ -28,18 +27,13 @@ PEER_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Entry:
+class SamplingEntry(Entry):
     """One line of the benchmark.
 
     Attributes:
-        label: for people.
-        factory, arguments: as :class:`~emfast.benchmark.worker.Worker` takes them.
         steps: of a round.
     """
 
-    label: str
-    factory: str
-    arguments: dict[str, Any]
     steps: int
 
 
@@ -83,7 +77,7 @@ def emfast_entries(
     threads: int | None,
     batch: int,
     steps: int,
-) -> list[Entry]:
+) -> list[SamplingEntry]:
     """emfast on engines of this machine.
 
     Args:
@@ -94,7 +88,7 @@ def emfast_entries(
         steps: of a round.
     """
     return [
-        Entry(
+        SamplingEntry(
             f"emfast, {engine}, {precision}",
             f"{CONTESTANTS}:EmfastSampling",
             {
@@ -110,26 +104,33 @@ def emfast_entries(
     ]
 
 
-def peer_entries(threads: int | None, batch: int) -> list[Entry]:
-    """diffusers with the seed's network, one image at a time, and with ours."""
+def peer_entries(threads: int | None, batch: int) -> list[SamplingEntry]:
+    """diffusers with the seed's network, one image at a time, and with ours in two forms."""
+    ours = (
+        ("diffusers, emfast's network", "trained"),
+        ("diffusers, emfast's network as exported", "folded"),
+    )
     return [
-        Entry(
+        SamplingEntry(
             "diffusers, the seed's network",
             f"{CONTESTANTS}:DiffusersSampling",
             {"network": "seed", "threads": threads, "batch": 1},
             PEER_STEPS,
         ),
-        Entry(
-            "diffusers, emfast's network",
-            f"{CONTESTANTS}:DiffusersSampling",
-            {"network": "emfast", "threads": threads, "batch": batch},
-            2 * PEER_STEPS,
+        *(
+            SamplingEntry(
+                label,
+                f"{CONTESTANTS}:DiffusersSampling",
+                {"network": network, "threads": threads, "batch": batch},
+                2 * PEER_STEPS,
+            )
+            for label, network in ours
         ),
     ]
 
 
 def benchmark_sampling(
-    entries: Sequence[Entry],
+    entries: Sequence[SamplingEntry],
     rounds: int,
     model: str,
     tell: Callable[[str], None],
@@ -154,7 +155,7 @@ def benchmark_sampling(
     machine = machine_facts()
     rate = matmul_rate()
     flops = _step_flops(model)
-    workers: list[tuple[Entry, Worker]] = []
+    workers: list[tuple[SamplingEntry, Worker]] = []
     left_out = {}
     for entry in entries:
         try:
@@ -175,6 +176,7 @@ def benchmark_sampling(
     results = [
         summarise(
             worker,
+            entry.arguments["batch"],
             measured[entry.label],
             worker.close(),
             flops if entry.arguments.get("network") != "seed" else None,
@@ -198,7 +200,7 @@ def benchmark_sampling(
 
 
 def summarise(
-    worker: Worker, rounds: Sequence[Round], peak: int, flops: int | None, rate: float
+    worker: Worker, batch: int, rounds: Sequence[Round], peak: int, flops: int | None, rate: float
 ) -> Result:
     """Percentiles and rates of a contestant's rounds.
 
@@ -206,6 +208,7 @@ def summarise(
 
     Args:
         worker: who it was.
+        batch: images that were drawn together.
         rounds: at least one, of at least two steps each.
         peak: memory of the process, in bytes.
         flops: of the network for one image and step; None if unknown.
@@ -217,14 +220,14 @@ def summarise(
     return Result(
         label=worker.label,
         description=worker.description,
-        batch=worker.batch,
+        batch=batch,
         steps=len(steps),
         step_ms=1e3 * float(p50),
         p90_ms=1e3 * float(p90),
         p99_ms=1e3 * float(p99),
-        images_per_second=worker.batch / (STEPS * float(p50)),
+        images_per_second=batch / (STEPS * float(p50)),
         outside=1 - float(np.median(inside)) if inside else None,
-        matmul_share=None if flops is None else flops * worker.batch / float(p50) / rate,
+        matmul_share=None if flops is None else flops * batch / float(p50) / rate,
         peak_memory=peak,
     )
 
@@ -238,37 +241,6 @@ def _step_flops(model: str) -> int | None:
         return convolution_flops(bundle.graph(bundle.precisions[0]), shapes)
     except ModuleNotFoundError:
         return None
-
-
-def choose_engines(model: str, named: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of engine and precision to measure.
-
-    Args:
-        model: a denoiser.
-        named: "engine" or "engine:precision"; none for every engine that runs here in every
-            precision of the bundle.
-
-    Raises:
-        UserError: names that are not engines or precisions.
-    """
-    bundle = open_bundle(model, "denoiser")
-    if not named:
-        return [
-            (candidate.name, precision)
-            for candidate in CANDIDATES
-            for precision in bundle.precisions
-            if precision in candidate.precisions
-        ]
-    pairs = []
-    for text in named:
-        engine, _, precision = text.partition(":")
-        if engine not in ENGINES[1:] or precision not in ("", *PRECISIONS[1:]):
-            raise UserError(
-                f"{text!r}: expected an engine of {', '.join(ENGINES[1:])}, and after a colon a "
-                f"precision of {', '.join(PRECISIONS[1:])}"
-            )
-        pairs += [(engine, p) for p in ([precision] if precision else bundle.precisions)]
-    return pairs
 
 
 def write_report(report: dict[str, Any], out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             f"{result['p99_ms'] / result['batch']:.1f}",
             f"{result['images_per_second']:.4g}",
             f"{result['images_per_second'] / first:.1f}",
-            _percent(result["outside"]),
-            _percent(result["matmul_share"]),
+            percent(result["outside"]),
+            percent(result["matmul_share"]),
             f"{result['peak_memory'] / 1e6:.0f}",
         )
         for result in results
@@ -44,18 +45,28 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def markdown(report: dict[str, Any]) -> str:
     """The table in Markdown, with the machine above it."""
+    return f"{machine_line(report)}\n\n{markdown_table(COLUMNS, rows(report))}"
+
+
+def machine_line(report: dict[str, Any]) -> str:
+    """What a benchmark ran on, as one sentence."""
     machine = report["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     places = ", ".join(
         [f"{machine['cpu']}, {machine['processors']} threads", *machine.get("gpus", [])]
     )
-    lines = [
+    return (
         f"{places}; {versions}; one float32 matrix product reached "
-        f"{machine['float32_matmul_gflops']} GFLOP/s.",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|---|{'---:|' * (len(COLUMNS) - 1)}",
-        *(f"| {' | '.join(row)} |" for row in rows(report)),
+        f"{machine['float32_matmul_gflops']} GFLOP/s."
+    )
+
+
+def markdown_table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its first column to the left and the others to the right."""
+    lines = [
+        f"| {' | '.join(columns)} |",
+        f"|---|{'---:|' * (len(columns) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in body),
     ]
     return "\n".join(lines) + "\n"
 
@@ -82,5 +93,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         figure.savefig(temporary)
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as a percentage; empty where it is unknown."""
     return "" if share is None else f"{100 * share:.1f} %"

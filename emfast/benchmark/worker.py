@@ -10,10 +10,12 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Protocol
 
 from engines.errors import UserError
@@ -23,10 +25,10 @@ KILOBYTE = 1024
 
 @dataclass(frozen=True)
 class Round:
-    """What a contestant took for some steps of one batch.
+    """What a contestant took for some work.
 
     Attributes:
-        steps: seconds of each step.
+        steps: seconds of each step of it: a denoising step, or a run of a segmenter.
         inside: seconds of all steps that the network alone took, where that can be told.
     """
 
@@ -35,29 +37,40 @@ class Round:
 
 
 class Contestant(Protocol):
-    """Something that takes denoising steps. Made in its process, by :data:`Factory`."""
+    """Something that works. Made in its process, by :data:`Factory`."""
 
     description: str
-    batch: int
 
-    def run(self, steps: int) -> Round:
-        """Take ``steps`` steps of one batch from the start."""
+    def run(self, work: Any) -> Round:
+        """Do what a benchmark asks for, and time it."""
 
 
 Factory = Callable[..., Contestant]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who takes part.
+
+    Attributes:
+        label: for people.
+        factory: "module:function", which makes the contestant.
+        arguments: for the function.
+    """
+
+    label: str
+    factory: str
+    arguments: dict[str, Any]
 
 
 class Worker:
     """A contestant in a process of its own.
 
     Args:
-        label: for people.
-        factory: "module:function", which makes the contestant.
-        arguments: for the function.
+        label, factory, arguments: as for :class:`Entry`.
 
     Attributes:
         description: the contestant's own words: engine, precision, versions.
-        batch: images that it draws together.
 
     Raises:
         UserError: it cannot be made here; the reason is told.
@@ -72,11 +85,11 @@ class Worker:
         )
         self._process.start()
         theirs.close()
-        self.description, self.batch = self._receive()
+        self.description: str = self._receive()
 
-    def run(self, steps: int) -> Round:
-        """As :meth:`Contestant.run`."""
-        self._connection.send(steps)
+    def run(self, work: Any) -> Round:
+        """As :meth:`Contestant.run`; ``work`` is not None."""
+        self._connection.send(work)
         result: Round = self._receive()
         return result
 
@@ -105,13 +118,24 @@ def _serve(connection: Connection, factory: str, arguments: dict[str, Any]) -> N
     try:
         module, name = factory.split(":")
         contestant: Contestant = getattr(import_module(module), name)(**arguments)
-        connection.send((None, (contestant.description, contestant.batch)))
-        while (steps := connection.recv()) is not None:
-            connection.send((None, contestant.run(steps)))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE
-        connection.send((None, peak))
+        connection.send((None, contestant.description))
+        while (work := connection.recv()) is not None:
+            connection.send((None, contestant.run(work)))
+        connection.send((None, _peak_memory()))
     except UserError as error:
         connection.send((str(error), None))
     except Exception as error:  # told by the parent; the trace is for who mends it
         traceback.print_exc(file=sys.stderr)
         connection.send((f"{type(error).__name__}: {error}", None))
+
+
+def _peak_memory() -> int:
+    """Most memory that this process has held, in bytes.
+
+    What ``getrusage`` tells begins with the peak of the process that started this one.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * KILOBYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import time
 
+import tifffile
+
+from emfast.benchmark.segmenters import Case
 from emfast.benchmark.worker import Round
 from engines.errors import UserError
 
@@ -44,3 +47,22 @@ class Hungry:
         held = bytearray(200_000_000)
         time.sleep(0.01)
         return Round((len(held) * 1e-9,) * steps)
+
+
+class Segmenting:
+    """Takes ``factor`` milliseconds a pixel, nine times that the first time, or fails."""
+
+    description = "by the clock"
+
+    def __init__(self, factor: float, fails_on: str = "") -> None:
+        self.factor, self.fails_on = factor, fails_on
+        self.cases: list[Case] = []
+
+    def run(self, case: Case) -> Round:
+        if case.kind == self.fails_on:
+            raise UserError("it broke")
+        first = case not in self.cases
+        self.cases.append(case)
+        seconds = self.factor * case.size[0] * case.size[1] * case.batch / 1000
+        slices = 1 if case.source is None else len(tifffile.TiffFile(case.source).pages)
+        return Round(((9 if first else 1) * seconds * slices,))
