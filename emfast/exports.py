@@ -52,6 +52,7 @@ def prepare(
     data: Path | None = None,
     metrics: dict[str, Any] | None = None,
     trajectory_steps: int | None = None,
+    pixel_size: float | None = None,
 ) -> Export:
     """Prepare the export of a checkpoint or a diffusers pipeline.
 
@@ -62,7 +63,7 @@ def prepare(
         channels: of a diffusers pipeline, as in "image,image,mask".
         data: a stack with masks to verify on; the sample slice by default.
         metrics: measured scores for the manifest.
-        trajectory_steps: as for :func:`export_checkpoint`.
+        trajectory_steps, pixel_size: as for :func:`export_checkpoint`.
 
     Raises:
         UserError: neither or both sources, channels without a pipeline, or as those functions.
@@ -75,14 +76,21 @@ def prepare(
         raise UserError("--channels goes with --from-diffusers; a checkpoint knows its channels")
     stack = read_sample() if data is None else read_stack(data)
     if pipeline is not None:
+        if pixel_size is not None:
+            raise UserError("--pixel-size goes with a segmenter; a denoiser takes none")
         kinds = None if channels is None else channels.split(",")
         return export_diffusers(pipeline, name, kinds, stack, metrics or {}, trajectory_steps)
     assert source is not None
-    return export_checkpoint(source, name, stack, metrics or {}, trajectory_steps)
+    return export_checkpoint(source, name, stack, metrics or {}, trajectory_steps, pixel_size)
 
 
 def export_checkpoint(
-    source: Path, name: str, stack: Stack, metrics: dict[str, Any], trajectory_steps: int | None
+    source: Path,
+    name: str,
+    stack: Stack,
+    metrics: dict[str, Any],
+    trajectory_steps: int | None,
+    pixel_size: float | None = None,
 ) -> Export:
     """Prepare the export of what ``emfast train`` wrote, with its averaged weights.
 
@@ -93,9 +101,11 @@ def export_checkpoint(
         metrics: measured scores for the manifest.
         trajectory_steps: steps of the sampling that a denoiser is verified with; all of its
             schedule's by default.
+        pixel_size: edge of the training images' pixels in nm; for a segmenter.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or slices that do not suit.
+        UserError: no checkpoint, a damaged one, slices that do not suit, or a denoiser's pixel
+            size.
     """
     path = source / CHECKPOINT if source.is_dir() else source
     groups, meta = load_checkpoint(path)
@@ -107,11 +117,14 @@ def export_checkpoint(
     if task["kind"] == "segmenter":
         unet = UNet(**task["network"])
         restore_module(unet, average, path)
-        return _segmenter(unet, SegmenterSpec.from_dict(task["model"]), stack, facts)
+        spec = replace(SegmenterSpec.from_dict(task["model"]), pixel_size=pixel_size)
+        return _segmenter(unet, spec, stack, facts)
+    if pixel_size is not None:
+        raise UserError("--pixel-size goes with a segmenter; a denoiser takes none")
     trained = Denoiser(DenoiserConfig.from_dict(task["network"]))
     restore_module(trained, average, path)
     side = max(crop for crop, _ in meta["settings"]["crops"])
-    spec = DenoiserSpec(
+    denoiser = DenoiserSpec(
         schedule=Schedule.from_dict(task["schedule"]),
         channels=tuple(Channel.from_dict(channel) for channel in task["channels"]),
         variance="fixed_small",
@@ -122,7 +135,7 @@ def export_checkpoint(
         trained.eval(),
         FoldedDenoiser(trained),
         trained.multiple,
-        spec,
+        denoiser,
         stack,
         facts,
         trajectory_steps,
