@@ -52,13 +52,20 @@ def serve(
     ] = 5.0,
     max_batch: Annotated[
         int | None,
-        typer.Option(help="Slices that run together: 1 on a CPU and 16 on a GPU by default."),
+        typer.Option(
+            help="Slices that run together: by default 1 on a CPU, 4 on a GPU, 1 with TensorRT."
+        ),
     ] = None,
     queue: Annotated[
         int, typer.Option(help="Requests in the server at once; further ones get 429.")
     ] = 64,
     max_bytes: Annotated[int, typer.Option(help="Of one request's body.")] = 64 * 2**20,
-    max_pixels: Annotated[int, typer.Option(help="Of one request, all pages.")] = 64 * 2**20,
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            help="Of one request, all pages; of 16 bits they count twice, of 32 four times."
+        ),
+    ] = 64 * 2**20,
     client_timeout: Annotated[
         float,
         typer.Option(

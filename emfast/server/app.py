@@ -11,8 +11,10 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 
 from emfast import __version__
 from emfast.data.sample import IMAGE
+from emfast.segmentation.greys import Greys
 from emfast.segmentation.segmenter import Segmenter
 from emfast.server import openapi
+from emfast.server.batching import Reading
 from emfast.server.encode import Output
 from emfast.server.handlers import add_handlers
 from emfast.server.security import Guard
@@ -57,8 +59,14 @@ def make_app(service: Service, segmenter: Segmenter) -> FastAPI:
             float | None, Query(ge=0, le=1, description=openapi.THRESHOLD, examples=[0.5])
         ] = None,
         label: Annotated[int, Query(description=openapi.LABEL)] = 1,
+        invert: Annotated[bool, Query(description=openapi.INVERT)] = False,
+        pixel_size: Annotated[
+            float | None, Query(gt=0, description=openapi.PIXEL_SIZE, examples=[8.0])
+        ] = None,
     ) -> Response:
-        return await service.answer(request, output, threshold, label)
+        size = None if pixel_size is None else (pixel_size, pixel_size)
+        reading = Reading(Greys(invert), size)
+        return await service.answer(request, output, threshold, label, reading)
 
     @app.get("/v1/model", summary="What runs here, and its limits")
     async def describe() -> dict[str, Any]:
@@ -100,6 +108,7 @@ def _describe(service: Service, segmenter: Segmenter) -> dict[str, Any]:
         "labels": list(spec.labels),
         "threshold": spec.threshold,
         "normalization": spec.normalization,
+        "pixel_size": spec.pixel_size,
         "engine": segmenter.info.to_dict(),
         "passed_over": list(segmenter.passed_over),
         "workers": settings.workers,

@@ -1,19 +1,25 @@
-"""A request's bytes -> 8-bit grey slices; sizes are checked before anything is decoded."""
+"""A request's bytes -> grey slices; sizes are checked before anything is decoded."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 from PIL import Image
 
-from emfast.data.image import Grey, stack_slices
+from emfast.data.image import size_text
 from emfast.data.tiff import check_complete, page_array, readable
 from emfast.server.errors import ApiError
+from emfast.volumes.grey import single_channel
+from engines.errors import UserError
+
+Pixels = npt.NDArray[Any]
 
 NAME = "the body"
 ACCEPTED = "PNG, JPEG, BMP, TIFF (several pages: a stack) or a NumPy array (.npy)"
@@ -28,8 +34,11 @@ MAGIC = {
     b"MM\0+": "TIFF",
     b"\x93NUMPY": "NPY",
 }
-# A directory of a TIFF page takes a few bytes of the file, but a thousand in memory.
+# A directory of a TIFF page takes a few bytes of the file, but a thousand in memory; so does a
+# slice on its way.
 MAX_PAGES = 4096
+# Bytes of a pixel in those of Pillow's modes that take more than one.
+WIDE_MODES = {"I": 4, "F": 4}
 MAX_CHANNELS = 4
 # Codecs that stop at the size the page declares. Those with a size of their own inside, such as
 # JPEG, could give more.
@@ -49,11 +58,11 @@ class Decoded:
     """What a body held.
 
     Attributes:
-        slices: uint8 (slices, height, width), greys in [0, 255].
+        slices: integers or floats (slices, height, width), of this machine's byte order.
         stack: whether the body was a stack, of one slice perhaps.
     """
 
-    slices: Grey
+    slices: Pixels
     stack: bool
 
 
@@ -62,11 +71,11 @@ def decode(body: bytes, max_pixels: int) -> Decoded:
 
     Args:
         body: of a request.
-        max_pixels: in all its pages together.
+        max_pixels: of 8 bits in all its pages together; wider ones count once a byte.
 
     Raises:
         ApiError: 413 for too many pixels, 415 for another format.
-        UserError: a damaged file, colours, or greys whose range cannot be known.
+        UserError: a damaged file, colours, or pages that differ in size or type.
     """
     kind = next((kind for magic, kind in MAGIC.items() if body.startswith(magic)), None)
     if kind is None:
@@ -83,7 +92,8 @@ def _picture(body: bytes, kind: str, max_pixels: int) -> Decoded:
     try:
         with Image.open(io.BytesIO(body), formats=(kind,)) as image:
             width, height = image.size
-            if width * height > max_pixels:
+            wide = 2 if image.mode.startswith("I;16") else WIDE_MODES.get(image.mode, 1)
+            if width * height * wide > max_pixels:
                 raise _too_many(f"an image of {width} x {height} pixels", max_pixels)
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 got = f"an animation of {frames} frames"
@@ -100,7 +110,7 @@ def _picture(body: bytes, kind: str, max_pixels: int) -> Decoded:
         raise _too_many(str(error), max_pixels) from None
     except Exception as error:  # a damaged file raises whatever its reader raises
         raise ApiError(422, f"a truncated or damaged {kind} file ({error})", ACCEPTED) from None
-    return Decoded(stack_slices([(NAME, pixels)]), stack=False)
+    return Decoded(_stack([(NAME, pixels)]), stack=False)
 
 
 def _tiff(body: bytes, max_pixels: int) -> Decoded:
@@ -111,7 +121,8 @@ def _tiff(body: bytes, max_pixels: int) -> Decoded:
                 raise ApiError(413, f"more than {MAX_PAGES} pages", "fewer pages in a request")
             pixels += _checked(page.aspage(), number, max_pixels)
             if pixels > max_pixels:
-                raise _too_many(f"{number + 1} pages or more of {pixels} pixels", max_pixels)
+                got = f"{number + 1} pages or more of {pixels} pixels of 8 bits"
+                raise _too_many(got, max_pixels)
         check_complete(tiff, NAME)
         pages = [
             (f"{NAME}, page {number}", page_array(page.aspage(), f"{NAME}, page {number}"))
@@ -119,12 +130,13 @@ def _tiff(body: bytes, max_pixels: int) -> Decoded:
         ]
     if not pages:
         raise ApiError(422, "a TIFF without pages", ACCEPTED)
-    return Decoded(stack_slices(pages), stack=len(pages) > 1)
+    return Decoded(_stack(pages), stack=len(pages) > 1)
 
 
 def _checked(page: tifffile.TiffPage, number: int, max_pixels: int) -> int:
-    """The pixels of a page, whose decoding takes no more memory than they tell."""
-    pixels = page.imagewidth * page.imagelength * page.imagedepth
+    """The pixels of 8 bits of a page, whose decoding takes no more memory than they tell."""
+    wide = max(1, -(-page.bitspersample // 8))
+    pixels = page.imagewidth * page.imagelength * page.imagedepth * wide
     if page.samplesperpixel > MAX_CHANNELS:
         got = f"page {number} of {page.samplesperpixel} channels"
         raise ApiError(422, got, "grey pages, one channel")
@@ -133,7 +145,7 @@ def _checked(page: tifffile.TiffPage, number: int, max_pixels: int) -> int:
         compression = tifffile.COMPRESSION(page.compression).name
         raise ApiError(415, f"page {number} compressed as {compression}", f"TIFF with {names}")
     # A tile can be declared larger than its page, and is decoded whole.
-    segment = int(np.prod([max(side, 1) for side in page.chunks], dtype=object))
+    segment = wide * int(np.prod([max(side, 1) for side in page.chunks], dtype=object))
     if segment > max(MAX_CHANNELS * max_pixels, pixels):
         raise _too_many(f"page {number} in tiles of {segment} pixels", max_pixels)
     return pixels
@@ -150,13 +162,15 @@ def _array(body: bytes, max_pixels: int) -> Decoded:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
     except ValueError as error:
         raise ApiError(422, f"a damaged .npy header ({error})", ACCEPTED) from None
-    accepted = "bool or integers of shape (height, width) or (slices, height, width), .npy"
+    accepted = "bool, integers or floats of shape (height, width) or (slices, height, width)"
     # Python's integers, which do not overflow.
     pixels = int(np.prod(shape, dtype=object))
-    if len(shape) not in (2, 3) or pixels < 1 or dtype.kind not in "bui":
+    if len(shape) not in (2, 3) or pixels < 1 or dtype.kind not in "buif":
         raise ApiError(422, f"{dtype} of shape {shape}", accepted)
-    if pixels > max_pixels:
-        raise _too_many(f"an array of shape {shape}", max_pixels)
+    if pixels * dtype.itemsize > max_pixels:
+        raise _too_many(f"{dtype} of shape {shape}", max_pixels)
+    if len(shape) == 3 and shape[0] > MAX_PAGES:
+        raise ApiError(413, f"{shape[0]} slices", f"at most {MAX_PAGES} slices in a request")
     rest = len(body) - file.tell()
     if rest != pixels * dtype.itemsize:
         needed = pixels * dtype.itemsize
@@ -164,14 +178,26 @@ def _array(body: bytes, max_pixels: int) -> Decoded:
     flat: npt.NDArray[np.generic] = np.frombuffer(body, dtype, offset=file.tell())
     array = flat.reshape(shape, order="F" if fortran else "C")
     planes = array if array.ndim == 3 else array[None]
-    slices = stack_slices([(f"{NAME}, slice {i}", plane) for i, plane in enumerate(planes)])
+    slices = _stack([(f"{NAME}, slice {i}", plane) for i, plane in enumerate(planes)])
     return Decoded(slices, stack=array.ndim == 3)
+
+
+def _stack(slices: Sequence[tuple[str, Pixels]]) -> Pixels:
+    """Named images as one array; :class:`UserError` names the first that differs."""
+    greys = [single_channel(array, name) for name, array in slices]
+    for (name, _), grey in zip(slices, greys, strict=True):
+        if (grey.shape, grey.dtype) != (greys[0].shape, greys[0].dtype):
+            raise UserError(
+                f"{name}: is {grey.dtype} of {size_text(grey)} pixels, but {slices[0][0]} is "
+                f"{greys[0].dtype} of {size_text(greys[0])}; all slices of a stack must be alike"
+            )
+    return np.stack(greys)
 
 
 def _too_many(got: str, max_pixels: int) -> ApiError:
     return ApiError(
         413,
         got,
-        f"at most {max_pixels} pixels in a request; send fewer pages or tiles, or start the server "
-        "with a larger --max-pixels",
+        f"at most {max_pixels} pixels of 8 bits in a request, half as many of 16 bits; send fewer "
+        "pages or tiles, or start the server with a larger --max-pixels",
     )

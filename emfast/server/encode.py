@@ -15,10 +15,14 @@ import tifffile
 from PIL import Image
 
 from emfast.pictures import overlay
+from emfast.segmentation.greys import prepare
+from emfast.segmentation.output import shown
 from emfast.segmentation.preprocessing import SegmenterSpec, Uint8, label_map
-from emfast.server.batching import Probability
+from emfast.segmentation.resampling import LARGEST_FACTOR, factors, grown
+from emfast.server.batching import AS_STORED, Probability, Reading
 from emfast.server.decode import Decoded
 from emfast.server.errors import ApiError
+from engines.errors import UserError
 
 Kept = npt.NDArray[np.generic]
 # Levels of the probability in a layer of 8 bits.
@@ -57,14 +61,25 @@ class Wanted:
         output: form of the answer.
         spec: of the segmenter, with the request's threshold.
         label: the class that ``layers`` shows, from 1.
+        reading: of the greys.
     """
 
     output: Output
     spec: SegmenterSpec
     label: int = 1
+    reading: Reading = AS_STORED
 
-    def check(self, decoded: Decoded) -> None:
-        """Refuse a picture of a stack, and a class that is not there; :class:`ApiError`."""
+    def check(self, decoded: Decoded, max_pixels: int) -> None:
+        """Refuse what cannot be answered before anything runs.
+
+        Args:
+            decoded: the request's slices.
+            max_pixels: that the network may see in all, after resampling.
+
+        Raises:
+            ApiError: a picture of a stack, a class that is not there, greys or a pixel size that
+                the model cannot be told about, or too many pixels.
+        """
         if self.output in PICTURES and len(decoded.slices) > 1:
             raise ApiError(
                 422,
@@ -74,6 +89,52 @@ class Wanted:
         if not 1 <= self.label <= self.spec.classes:
             names = ", ".join(f"{i} {name}" for i, name in enumerate(self.spec.labels, 1))
             raise ApiError(422, f"label={self.label}", names)
+        dtype = decoded.slices.dtype
+        if self.spec.normalization == "unit" and dtype != np.uint8:
+            raise ApiError(422, f"{dtype} values", "8-bit greys: this model takes 0 to 255")
+        by = self._factors()
+        if by is not None:
+            height, width = grown(decoded.slices.shape[1:], by)
+            if (seen := len(decoded.slices) * height * width) > max_pixels:
+                raise ApiError(
+                    413,
+                    f"{seen} pixels of the model's {self.spec.pixel_size:g} nm",
+                    f"at most {max_pixels} pixels after resampling; send fewer slices or tiles",
+                )
+
+    def _factors(self) -> tuple[float, float] | None:
+        """By how much slices grow before the network; :class:`ApiError` for a wrong pixel size."""
+        size, trained = self.reading.pixel_size, self.spec.pixel_size
+        if size is None:
+            return None
+        if trained is None:
+            raise ApiError(
+                422,
+                f"pixel_size={size[0]:g}",
+                "no pixel_size: the model does not say which one it was trained on",
+            )
+        try:
+            return factors(size, trained)
+        except UserError:
+            accepted = f"nm, at most {LARGEST_FACTOR:g} times from the model's {trained:g} nm"
+            raise ApiError(422, f"pixel_size={size[0]:g}", accepted) from None
+
+    def read_as(self, decoded: Decoded) -> str:
+        """How the greys are read, as JSON for a header."""
+        clipped = invalid = 0
+        if decoded.slices.dtype != np.uint8:  # of bytes all are greys
+            for image in decoded.slices:
+                prepared = prepare(image, self.spec.normalization, self.reading.greys)
+                clipped += prepared.clipped
+                invalid += 0 if prepared.invalid is None else int(prepared.invalid.sum())
+        values = {
+            "dtype": decoded.slices.dtype.name,
+            "inverted": self.reading.greys.invert,
+            "clipped": clipped,
+            "invalid": invalid,
+            "resampled": self._factors() is not None,
+        }
+        return json.dumps(values)
 
     def reduce(self, probability: Probability) -> Kept:
         """Keep what the answer needs of a slice, on the worker, so that little waits in memory.
@@ -102,14 +163,20 @@ class Wanted:
             decoded: the request's slices.
             kept: what :meth:`reduce` gave for each.
         """
+        if decoded.slices.dtype.kind == "f" and self.output not in (
+            Output.PROBABILITY,
+            Output.LAYERS,
+        ):  # no number, no object, whatever the threshold
+            for image, labels in zip(decoded.slices, kept, strict=True):
+                labels[~np.isfinite(image)] = 0
         match self.output:
             case Output.PROBABILITY:
                 return _npy(np.stack(kept) if decoded.stack else kept[0])
             case Output.LAYERS:
-                grey = decoded.slices[0]
+                grey = shown(decoded.slices[0])
                 return _png(np.stack([grey, kept[0], np.zeros_like(grey)], axis=-1))
             case Output.OVERLAY:
-                return _png(overlay(decoded.slices[0], kept[0]))
+                return _png(overlay(shown(decoded.slices[0]), kept[0]))
             case Output.CONTOURS:
                 return _contours(kept, self.spec)
         # As mask files hold them: 0 and 255 for one class.
@@ -145,7 +212,15 @@ def _npy(array: Kept) -> bytes:
 def _contours(kept: Sequence[Uint8], spec: SegmenterSpec) -> bytes:
     from emfast.server.contours import contours
 
+    def dump(values: Any) -> str:
+        return json.dumps(values, separators=(",", ":"))
+
+    # Object by object: the encoder holds Python's lock from its beginning to its end, and all
+    # other requests would wait for a long answer.
+    slices = []
+    for labels in kept:
+        objects = ",".join(dump(item) for item in contours(labels, spec.labels))
+        slices.append(f'{{"objects":[{objects}]}}')
     height, width = kept[0].shape
-    slices = [{"objects": contours(labels, spec.labels)} for labels in kept]
-    values = {"width": width, "height": height, "threshold": spec.threshold, "slices": slices}
-    return json.dumps(values, separators=(",", ":")).encode()
+    head = dump({"width": width, "height": height, "threshold": spec.threshold})
+    return f'{head[:-1]},"slices":[{",".join(slices)}]}}'.encode()

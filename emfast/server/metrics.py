@@ -90,7 +90,7 @@ class Metrics:
             ("emfast_requests", "In the server", lambda: house.requests.taken),
             ("emfast_requests_limit", "Beyond it: 429", lambda: house.requests.limit),
             ("emfast_held_bytes", "Of bodies, held", lambda: house.bytes.taken),
-            ("emfast_held_pixels", "Decoded and held", lambda: house.pixels.taken),
+            ("emfast_held_pixels", "Decoded and held, once a byte", lambda: house.pixels.taken),
         ):
             Gauge(name, meaning, registry=self.registry).set_function(value)
 

@@ -23,6 +23,11 @@ OUTPUT = "\n".join(
     )
 )
 THRESHOLD = "Least probability of an object's pixel; the server's by default."
+INVERT = "For slices with bright membranes on dark ground."
+PIXEL_SIZE = (
+    "Edge of a pixel in nm, where it is not the model's: slices are resampled to that and the "
+    "answer back. What a file says of its pixel size is not read."
+)
 LABEL = "The class that layers shows, from 1."
 
 _BODIES = ("image/png", "image/jpeg", "image/bmp", "image/tiff", "application/x-npy")
@@ -88,8 +93,10 @@ SEGMENT: dict[str, Any] = {
     "summary": "Segment an image or a stack",
     "description": (
         "The body is the file itself, or a form with one file. Its first bytes tell the format: "
-        "PNG, JPEG, BMP, TIFF (several pages: a stack) or .npy (bool or integers, (height, width) "
-        "or (slices, height, width)); greys from 0 to 255.\n\n"
+        "PNG, JPEG, BMP, TIFF (several pages: a stack) or .npy of shape (height, width) or "
+        "(slices, height, width); one channel of integers or floats. Each slice is standardised by "
+        "its own mean and deviation. Of other types than 8 bits, single pixels far from all others "
+        "are clipped, and the mask of NaN and infinities is 0.\n\n"
         "    curl --data-binary @slice.png -o mask.png http://localhost:8000/v1/segment\n"
         "    curl -F file=@stack.tif -o masks.tif 'http://localhost:8000/v1/segment?output=tiff'"
     ),
@@ -111,7 +118,10 @@ SEGMENT: dict[str, Any] = {
     "responses": {
         **{status: _error(status, *words) for status, words in _ERRORS.items()},
         200: {
-            "description": "What output asks for; Server-Timing holds the time of each stage",
+            "description": (
+                "What output asks for. Server-Timing holds the time of each stage, Emfast-Read-As "
+                "how the greys were read, as JSON"
+            ),
             "content": {
                 **dict.fromkeys(MEDIA_TYPES.values(), _BINARY),
                 "application/json": {

@@ -16,7 +16,7 @@ from emfast.server.connection import limited_protocol
 from emfast.server.limits import House
 from emfast.server.metrics import Metrics
 from emfast.server.service import Service
-from emfast.server.settings import GPU_BATCH, Settings
+from emfast.server.settings import Settings
 from engines.errors import UserError
 from engines.onnxruntime import cpu_count
 
@@ -51,7 +51,9 @@ def serve(settings: Settings, tell: Tell) -> None:
         noun = "worker" if settings.workers == 1 else "workers"
         tell(f"engine: {first.info}, {settings.workers} {noun}")
         house, metrics = House(settings), Metrics()
-        most = settings.max_batch or (1 if first.info.device.startswith("CPU") else GPU_BATCH)
+        # What the segmenter would run in several pieces gains nothing by waiting for each other.
+        alone = first.info.device.startswith("CPU")
+        most = settings.max_batch or (1 if alone else first.batch_size((1, 1)))
         batcher = Batcher(segmenters, settings.max_wait, most, metrics.ran)
         stack.callback(batcher.close)
         metrics.watch(first, house, lambda: len(batcher))

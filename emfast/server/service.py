@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
 from emfast.segmentation.preprocessing import SegmenterSpec
-from emfast.server.batching import Batcher
+from emfast.server.batching import AS_STORED, Batcher, Reading
 from emfast.server.body import read_body
 from emfast.server.decode import Decoded, decode
 from emfast.server.encode import MEDIA_TYPES, Kept, Output, Wanted
@@ -53,7 +53,12 @@ class Service:
         self._pool = ThreadPoolExecutor(max(2, cpu_count()), "codec")
 
     async def answer(
-        self, request: Request, output: Output, threshold: float | None, label: int
+        self,
+        request: Request,
+        output: Output,
+        threshold: float | None = None,
+        label: int = 1,
+        reading: Reading = AS_STORED,
     ) -> Response:
         """Answer ``POST /v1/segment``.
 
@@ -62,16 +67,18 @@ class Service:
             UserError: an image or a network that cannot be used.
         """
         spec = self.spec if threshold is None else replace(self.spec, threshold=threshold)
-        wanted = Wanted(output, spec, label)
+        wanted = Wanted(output, spec, label, reading)
         start = perf_counter()
         with self.house.admit() as held:
             try:
-                body, timings = await self._run(request, wanted, held)
+                body, read_as, timings = await self._run(request, wanted, held)
             except ClientDisconnect:
                 return Response(status_code=LEFT)
         self.house.answered(perf_counter() - start)
         timing = ", ".join(f"{name};dur={1e3 * value:.1f}" for name, value in timings.items())
-        return Response(body, 200, {"Server-Timing": timing}, MEDIA_TYPES[output])
+        return Response(
+            body, 200, {"Server-Timing": timing, "Emfast-Read-As": read_as}, MEDIA_TYPES[output]
+        )
 
     def close(self) -> None:
         """End the threads that decode and encode."""
@@ -79,27 +86,26 @@ class Service:
 
     async def _run(
         self, request: Request, wanted: Wanted, held: Held
-    ) -> tuple[bytes, dict[str, float]]:
-        """The stages; bytes of the answer and seconds of each stage."""
+    ) -> tuple[bytes, str, dict[str, float]]:
+        """The stages; bytes of the answer, how greys were read, and seconds of each stage."""
         timings: dict[str, float] = {}
         with self.metrics.stage("receive", timings):
             body = await read_body(request, self.settings, held)
         with self.metrics.stage("decode", timings):
-            decoded = await self._in_pool(decode, body, self.settings.max_pixels)
+            decoded, read_as = await self._in_pool(_decode, body, wanted, self.settings.max_pixels)
         del body
-        wanted.check(decoded)
-        held.swap(decoded.slices.size)
+        held.swap(decoded.slices.nbytes)
         with self.metrics.stage("segment", timings):
             kept = await self._segment(request, decoded, wanted)
         with self.metrics.stage("encode", timings):
-            return await self._in_pool(wanted.encode, decoded, kept), timings
+            return await self._in_pool(wanted.encode, decoded, kept), read_as, timings
 
     async def _in_pool(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     async def _segment(self, request: Request, decoded: Decoded, wanted: Wanted) -> list[Kept]:
         """Wait for the batcher; a client that leaves takes its slices out of the queue."""
-        jobs = self.batcher.submit(decoded.slices, wanted.reduce)
+        jobs = self.batcher.submit(decoded.slices, wanted.reduce, wanted.reading)
         results = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
         left = asyncio.create_task(_left(request))
         try:
@@ -114,6 +120,13 @@ class Service:
             results.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await results
+
+
+def _decode(body: bytes, wanted: Wanted, max_pixels: int) -> tuple[Decoded, str]:
+    """A body's slices, and how their greys are read."""
+    decoded = decode(body, max_pixels)
+    wanted.check(decoded, max_pixels)
+    return decoded, wanted.read_as(decoded)
 
 
 async def _left(request: Request) -> None:

@@ -12,7 +12,6 @@ from engines.errors import UserError
 MEBI = 2**20
 # Bodies and pixels that the server holds at once, as multiples of the limits of one request.
 HELD = 4
-GPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class Settings:
         workers: engines that run side by side, each in a thread of its own.
         max_wait: seconds that a slice may wait for others of its size to run with.
         max_batch: slices that run together; by default one on a CPU, which a slice alone keeps
-            busy, and :data:`GPU_BATCH` elsewhere.
+            busy, and elsewhere what the segmenter runs in one piece.
         queue: requests that are in the server at once; further ones get 429.
         max_bytes: of one request's body.
-        max_pixels: of one request, all pages together.
+        max_pixels: of one request, all pages together; wider than 8 bits they count once a byte.
         client_timeout: seconds that a client may take to send its request, and to take its answer.
         token: that requests must bear; None asks for none.
     """

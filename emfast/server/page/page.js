@@ -39,6 +39,8 @@ async function describe() {
   slider.value = Math.round(model.threshold * LEVELS);
   const { engine, precision } = model.engine;
   part("model").textContent = `${labels.join(", ")} · ${model.bundle.name} · ${engine} ${precision}`;
+  part("sizes").hidden = model.pixel_size === null;
+  part("pixels").placeholder = model.pixel_size ?? "";
   part("classes").hidden = labels.length === 1;
   part("label").replaceChildren(...labels.map((name, i) => new Option(name, i + 1)));
   say("");
@@ -59,7 +61,10 @@ async function segment(chosen) {
   const start = performance.now();
   try {
     const label = part("label").value || 1;
-    const path = `v1/segment?output=layers&label=${label}`;
+    const reading = new URLSearchParams({ output: "layers", label });
+    if (part("inverted").checked) reading.set("invert", "true");
+    if (part("pixels").value) reading.set("pixel_size", part("pixels").value);
+    const path = `v1/segment?${reading}`;
     const answer = await decode(await (await ask(path, { method: "POST", body: file })).blob());
     if (turn !== asked) return;
     layers = answer;
@@ -107,7 +112,11 @@ function showSoon() {
 slider.addEventListener("input", showSoon);
 part("outlined").addEventListener("input", showSoon);
 window.addEventListener("resize", showSoon);
-part("label").addEventListener("change", () => segment(file));
+for (const id of ["label", "inverted", "pixels"]) {
+  part(id).addEventListener("change", () => {
+    if (file !== null) segment(file);
+  });
+}
 
 part("file").addEventListener("change", (event) => {
   if (event.target.files.length) segment(event.target.files[0]);

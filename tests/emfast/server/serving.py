@@ -50,7 +50,7 @@ class Server:
         )
 
     def get(self, path: str, **headers: str | bytes) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", headers=headers, timeout=10)
+        return httpx.get(f"{self.url}{path}", headers=headers, timeout=60)
 
     def metric(self, name: str) -> float:
         """The value of a sample, labels included in its name."""
@@ -60,9 +60,9 @@ class Server:
         return 0.0
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
-    def stop(self, patience: float = 20) -> int:
+    def stop(self, patience: float = 60) -> int:
         """SIGTERM; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -84,7 +84,7 @@ def serving(folder: Path, *options: str, **environment: str) -> Iterator[Server]
 
 
 def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if found := re.search(r"serving at (\S+)/\n", log.read_text()):
             return found[1]
@@ -94,7 +94,7 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
     raise RuntimeError(f"no server: {log.read_text()}")
 
 
-def wait_until(reached: object, seconds: float = 20) -> None:
+def wait_until(reached: object, seconds: float = 60) -> None:
     """Wait for a condition, a function without arguments."""
     assert callable(reached)
     deadline = time.monotonic() + seconds

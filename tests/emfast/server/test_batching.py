@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from emfast.server.batching import Batcher, Ran
+from emfast.segmentation.greys import Greys
+from emfast.server.batching import Batcher, Ran, Reading
 from engines.errors import UserError
 
 
@@ -19,9 +21,14 @@ class Recorder:
         self.go = threading.Event()
         self.started = threading.Event()
 
-    def probability(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def probability(
+        self,
+        images: npt.NDArray[Any],
+        greys: Greys,
+        pixel_size: tuple[float, float] | None,
+    ) -> npt.NDArray[np.float32]:
         self.started.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         self.batches.append(images.shape)
         if (images == 13).any():
             raise UserError("13 is not a number")
@@ -43,7 +50,7 @@ def test_slices_of_one_size_run_together_and_in_order() -> None:
     network, ran = Recorder(), list[Ran]()
     batcher = Batcher([network], max_wait=0.0, max_batch=4, on_ran=ran.append)
     held = batcher.submit(slices(0), first)
-    network.started.wait(10)
+    assert network.started.wait(60)
     jobs = [
         *batcher.submit(slices(1), first),
         *batcher.submit(slices(2, side=5), first),
@@ -59,12 +66,72 @@ def test_slices_of_one_size_run_together_and_in_order() -> None:
     assert not batcher.alive
 
 
+def test_slices_that_are_read_differently_run_apart() -> None:
+    network = Recorder()
+    batcher = Batcher([network], max_wait=0.0, max_batch=8)
+    held = batcher.submit(slices(0), first)
+    assert network.started.wait(60)
+    jobs = [
+        *batcher.submit(slices(1), first),
+        *batcher.submit(slices(2).astype(np.uint16), first),
+        *batcher.submit(slices(3), first, Reading(Greys(invert=True))),
+        *batcher.submit(slices(4), first, Reading(pixel_size=(8.0, 8.0))),
+        *batcher.submit(slices(5), first, Reading(Greys(), None)),
+    ]
+    network.go.set()
+    batcher.close()
+    assert [shape[0] for shape in network.batches] == [1, 2, 1, 1, 1]
+    assert [job.future.result() for job in [*held, *jobs]] == [0, 1, 2, 3, 4, 5]
+
+
+def test_requests_take_turns() -> None:
+    network, order = Recorder(), list[int]()
+
+    def note(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+        order.append(int(probability[0, 0, 0]))
+        return probability
+
+    batcher = Batcher([network], max_wait=0.0, max_batch=1)
+    batcher.submit(slices(0), note)
+    assert network.started.wait(60)
+    batcher.submit(slices(10, 11, 12), note)
+    batcher.submit(slices(20, 21), note)
+    batcher.submit(slices(30), note)
+    network.go.set()
+    batcher.close()
+    assert order == [0, 10, 20, 30, 11, 21, 12]
+
+
+def test_single_images_do_not_hold_up_a_stack_for_ever() -> None:
+    network, order = Recorder(), list[int]()
+
+    def single(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+        order.append(1)
+        if len(order) < 20:
+            batcher.submit(slices(1), single)  # another one comes as soon as one is done
+        return probability
+
+    def stack(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+        order.append(2)
+        return probability
+
+    batcher = Batcher([network], max_wait=0.0, max_batch=1)
+    batcher.submit(slices(1), single)
+    assert network.started.wait(60)
+    jobs = batcher.submit(slices(2, 2, 2), stack)
+    network.go.set()
+    for job in jobs:
+        job.future.result(60)
+    batcher.close()
+    assert order[:6] == [1, 2, 1, 2, 1, 2]
+
+
 def test_a_slice_waits_for_others_within_the_budget() -> None:
     network = Recorder()
     network.go.set()
-    batcher = Batcher([network], max_wait=5.0, max_batch=2)
+    batcher = Batcher([network], max_wait=600.0, max_batch=2)
     jobs = [*batcher.submit(slices(1), first), *batcher.submit(slices(2), first)]
-    assert [job.future.result(4) for job in jobs] == [1, 2]  # full: no reason to wait on
+    assert [job.future.result(60) for job in jobs] == [1, 2]  # full: no reason to wait on
     assert network.batches == [(2, 4, 4)]
     batcher.close()
 
@@ -82,7 +149,7 @@ def test_what_is_cancelled_does_not_run() -> None:
     network = Recorder()
     batcher = Batcher([network], max_wait=0.0, max_batch=1)
     running = batcher.submit(slices(1), first)
-    network.started.wait(10)
+    assert network.started.wait(60)
     waiting = batcher.submit(slices(2, 3), first)
     batcher.cancel([*running, *waiting])
     assert len(batcher) == 0
@@ -99,13 +166,13 @@ def test_a_fault_is_that_of_one_slice() -> None:
     network.go.set()
     batcher = Batcher([network], max_wait=0.05, max_batch=4)
     good, bad = batcher.submit(slices(1), first), batcher.submit(slices(13), first)
-    assert good[0].future.result(10) == 1
+    assert good[0].future.result(60) == 1
     with pytest.raises(UserError, match="13 is not a number"):
-        bad[0].future.result(10)
+        bad[0].future.result(60)
     with pytest.raises(ZeroDivisionError):
-        batcher.submit(slices(14), first)[0].future.result(10)
+        batcher.submit(slices(14), first)[0].future.result(60)
     assert batcher.alive
-    assert batcher.submit(slices(2), first)[0].future.result(10) == 2
+    assert batcher.submit(slices(2), first)[0].future.result(60) == 2
     batcher.close()
 
 
@@ -113,8 +180,8 @@ def test_workers_share_the_queue() -> None:
     networks = [Recorder(), Recorder()]
     batcher = Batcher(networks, max_wait=0.0, max_batch=1)
     jobs = batcher.submit(slices(1, 2), first)
-    assert all(network.started.wait(10) for network in networks)
+    assert all(network.started.wait(60) for network in networks)
     for network in networks:
         network.go.set()
-    assert [job.future.result(10) for job in jobs] == [1, 2]
+    assert [job.future.result(60) for job in jobs] == [1, 2]
     batcher.close()

@@ -9,8 +9,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -19,8 +18,6 @@ import pytest
 import tifffile
 
 from tests.emfast.server.serving import Server, encoded, npy, sample, serving, wait_until
-
-LARGE = npy(sample(768, 1024))
 
 
 def received(connection: socket.socket) -> tuple[int, dict[str, str]]:
@@ -64,7 +61,7 @@ def test_slow_body(server: Server) -> None:
         status, told = received(connection)
     assert status == 408
     assert told["got"] == "4 bytes in 2 s, and not the end"
-    assert 1.5 < time.monotonic() - start < 10
+    assert time.monotonic() - start > 1.5
 
 
 def test_half_a_header(server: Server) -> None:
@@ -100,11 +97,9 @@ def test_a_client_that_left_takes_its_slices_along(server: Server) -> None:
         connection.sendall(header(len(stack), path="/v1/segment?output=npy") + stack)
         wait_until(lambda: server.metric("emfast_queue_slices") > 0)
         before = server.metric("emfast_pixels_total")
-    start = time.monotonic()
     wait_until(lambda: server.metric("emfast_requests") == 0)
     assert server.metric("emfast_queue_slices") == 0
     assert server.metric("emfast_held_pixels") == 0
-    assert time.monotonic() - start < 10
     assert server.metric("emfast_pixels_total") - before < 64 * 128 * 128
 
 
@@ -200,7 +195,8 @@ def test_tiff_bombs(server: Server) -> None:
 def test_tiff_whose_strip_holds_more_than_its_page(server: Server, compression: str) -> None:
     file = io.BytesIO()
     black = np.zeros((16384, 16384), np.uint8)
-    tifffile.imwrite(file, black, compression=compression, rowsperstrip=16384)
+    fast = {} if compression == "lzw" else {"level": 1}
+    tifffile.imwrite(file, black, compression=compression, compressionargs=fast, rowsperstrip=16384)
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         tiff.pages.first.tags["ImageWidth"].overwrite(16)
@@ -228,6 +224,22 @@ def test_tiff_with_too_many_pages(server: Server) -> None:
     assert answer.json()["got"] == "more than 4096 pages"
 
 
+def test_array_with_too_many_slices(server: Server) -> None:
+    answer = server.post(npy(np.zeros((4097, 1, 1), np.uint8)))
+    assert answer.status_code == 413
+    assert answer.json()["got"] == "4097 slices"
+
+
+def test_wide_pixels_count_once_a_byte(server: Server) -> None:
+    image = np.zeros((1024, 600), np.uint16)
+    tiff = io.BytesIO()
+    tifffile.imwrite(tiff, image, compression="zlib")
+    for body in (npy(image), tiff.getvalue(), encoded(image)):
+        answer = server.post(body)
+        assert answer.status_code == 413, answer.text
+        assert "at most 1048576 pixels of 8 bits" in answer.json()["accepted"]
+
+
 def test_tiff_whose_pages_go_in_a_circle(server: Server) -> None:
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((2, 8, 8), np.uint8), photometric="minisblack", metadata=None)
@@ -250,22 +262,25 @@ def test_not_http(server: Server) -> None:
 
 
 def test_full_server_asks_to_come_again(tmp_path: Path) -> None:
-    with serving(tmp_path, "--queue", "2") as server:
-        with ThreadPoolExecutor(4) as pool:
-            work = [pool.submit(server.post, LARGE) for _ in range(4)]
-            slowest = 0.0
-            while not all(future.done() for future in work):
-                start = time.monotonic()
-                assert server.get("/healthz").status_code == 200
-                assert server.get("/readyz").status_code == 200
-                slowest = max(slowest, time.monotonic() - start)
-            answers = [future.result() for future in work]
-        statuses = sorted(answer.status_code for answer in answers)
-        assert statuses == [200, 200, 429, 429]
-        refused = next(answer for answer in answers if answer.status_code == 429)
+    body = npy(sample(512, 768))
+    with serving(tmp_path, "--queue", "2") as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(2)]
+        for client in clients:
+            client.sendall(header(len(body), "Connection: close\r\n") + body[:100])
+        wait_until(lambda: server.metric("emfast_requests") == 2)
+        refused = server.post(encoded(sample()))
+        assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert refused.json()["got"] == "a request beside 2 others"
-        assert slowest < 1.5
+        for client in clients:
+            client.sendall(body[100:])
+        checks = 0
+        while server.metric("emfast_requests"):
+            assert server.get("/healthz").status_code == 200
+            assert server.get("/readyz").status_code == 200
+            checks += 1
+        assert checks > 1  # while slices run
+        assert [client.recv(65536).split()[1] for client in clients] == [b"200"] * 2
         assert server.post(encoded(sample())).status_code == 200
 
 

@@ -95,9 +95,8 @@ def test_threshold(server: Server, segmenter: Segmenter) -> None:
 def test_requests_in_one_batch_do_not_mix(server: Server, segmenter: Segmenter) -> None:
     images = [sample(64, 64 + 16 * (i % 2), top=8 * i) for i in range(24)]
     with ThreadPoolExecutor(12) as pool:
-        answers = list(
-            pool.map(lambda image: server.post(npy(image), output="probability"), images)
-        )
+        asked = [pool.submit(server.post, npy(image), output="probability") for image in images]
+        answers = [future.result(120) for future in asked]
     for image, answer in zip(images, answers, strict=True):
         alone = segmenter.probability(image[None])[0]
         assert load_npy(answer.content).tobytes() == alone.tobytes()
@@ -113,10 +112,11 @@ def test_requests_in_one_batch_do_not_mix(server: Server, segmenter: Segmenter) 
         (b"\x89PNG\r\n\x1a\n...", {}, 422, "damaged PNG", "TIFF"),
         (encoded(sample())[:-40], {}, 422, "damaged PNG", "TIFF"),
         (b"II*\0\x08\0\0\0", {}, 422, "truncated or damaged", "another image"),
-        (npy(np.zeros((4, 4), np.float32)), {}, 422, "float32 of shape (4, 4)", "integers"),
+        (npy(np.zeros((4, 4), np.complex64)), {}, 422, "complex64 of shape (4, 4)", "integers"),
         (npy(np.zeros((4, 4), np.int64)) + b"x", {}, 422, "129 bytes behind", "128 for its shape"),
         (npy(np.array([None])), {}, 422, "object of shape (1,)", "integers"),
-        (npy(np.full((4, 4), 4000, np.uint16)), {}, 422, "values from 4000 to 4000", "another"),
+        (encoded(sample()), {"pixel_size": 0}, 422, "pixel_size=0", "greater than 0"),
+        (encoded(sample()), {"invert": "perhaps"}, 422, "invert=perhaps", "boolean"),
         (encoded(sample()), {"output": "gif"}, 422, "output=gif", "png"),
         (encoded(sample()), {"threshold": "2"}, 422, "threshold=2", "less than or equal to 1"),
         (encoded(sample()), {"threshold": "nan"}, 422, "threshold=nan", "Input should be"),
