@@ -9,9 +9,12 @@ from functools import partial
 
 from emfast.diffusion.spec import DenoiserSpec
 from emfast.engine_files import build_engine, cached_engine, gpu_identity, keep, make_recipe
+from engines.bound import BoundWherePossible
 from engines.bundle import Bundle, Manifest
 from engines.cache import EngineCache
+from engines.engine import Engine
 from engines.errors import UserError
+from engines.onnxruntime import OnnxRuntimeCudaEngine
 from engines.plan import BuildOptions, Profile, Range
 from engines.selection import Plan, Selection, open_engine
 
@@ -92,6 +95,10 @@ def open_runtime(
 ) -> Selection:
     """Open a bundle on an engine; a TensorRT engine that is missing is built first.
 
+    A segmenter that runs on onnxruntime's CUDA provider runs on bound memory where it can. A
+    denoiser is bound by its sampling loop, and TensorRT's engines hold memory and graphs of their
+    own.
+
     Args:
         bundle: to run.
         shapes: that it will be run with.
@@ -100,7 +107,21 @@ def open_runtime(
     Raises:
         UserError: as :func:`engines.selection.open_engine`.
     """
-    return open_engine(bundle, engine, precision, threads, partial(ready_plan, bundle, shapes))
+    selection = open_engine(bundle, engine, precision, threads, partial(ready_plan, bundle, shapes))
+    if bundle.manifest.kind != "segmenter":
+        return selection
+    return replace(selection, engine=_on_bound_memory(selection.engine, bundle.manifest))
+
+
+def _on_bound_memory(engine: Engine, manifest: Manifest) -> Engine:
+    """onnxruntime on CUDA on bound memory; any other engine, or one that cannot, as it is."""
+    if not isinstance(engine, OnnxRuntimeCudaEngine):
+        return engine
+    try:
+        return BoundWherePossible(engine, manifest.inputs, manifest.outputs)
+    except UserError as error:
+        _log.warning("%s: runs without bound memory (%s)", engine.info, error)
+        return engine
 
 
 def ready_plan(bundle: Bundle, shapes: Shapes, flavour: str, precision: str) -> Plan:

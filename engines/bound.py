@@ -7,23 +7,27 @@ does in its own ``run`` takes an allocation and a launch for every operation.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from engines.bundle import TensorSpec
 from engines.cuda import CudaError, DeviceBuffer, Graph, PinnedBuffer, Stream, open_device
-from engines.engine import Array, DeviceEngine, DeviceTensor
+from engines.device import Binding, DeviceEngine, DeviceTensor
+from engines.engine import Array, Engine
 from engines.errors import UserError
 
 Shape = tuple[int, ...]
 # Shapes that are kept: whole slices, the smaller last batch of them, and a tile or two.
 SHAPES = 4
+
+_log = logging.getLogger(__name__)
 
 
 class BoundEngine:
@@ -61,7 +65,11 @@ class BoundEngine:
                     self._bound.popitem(last=False)[1].close()
                 self._bound[shapes] = self._bind(shapes)
             self._bound.move_to_end(shapes)
-            return self._bound[shapes].run(arrays)
+            try:
+                return self._bound[shapes].run(arrays)
+            except UserError:
+                self._bound.pop(shapes).close()
+                raise
 
     def _bind(self, shapes: Sequence[Shape]) -> _Bound:
         sizes = {
@@ -80,6 +88,79 @@ class BoundEngine:
     def close(self) -> None:
         while self._bound:
             self._bound.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class HostAndDeviceEngine(Engine, DeviceEngine, Protocol):
+    """An engine that runs arrays of the host as well as memory of the device."""
+
+
+class BoundWherePossible:
+    """An engine, on bound memory for the shapes that come again and as it is for all others.
+
+    To bind a shape takes a session and a graph, which one run does not pay for: a shape is bound
+    when it comes the second time, and :data:`SHAPES` of them at most, so that slices of many sizes
+    do not drive each other out. Where a binding or its first run is refused, the shape runs as it
+    is; the first refusal is told.
+
+    Args:
+        engine: that evaluates the network; closed with this one.
+        inputs, outputs: of the bundle's manifest.
+
+    Raises:
+        UserError: there is no device to hold memory on; ``engine`` stays open.
+    """
+
+    def __init__(
+        self,
+        engine: HostAndDeviceEngine,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+    ) -> None:
+        self.info = engine.info
+        self._engine = engine
+        self._bound = BoundEngine(engine, inputs, outputs)
+        # Shapes that have come, and of them those that are bound and those that were refused.
+        self._seen: set[tuple[Shape, ...]] = set()
+        self._binds: set[tuple[Shape, ...]] = set()
+        self._refused: set[tuple[Shape, ...]] = set()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        shapes = tuple(inputs[name].shape for name in sorted(inputs))
+        if not self._to_bind(shapes):
+            outputs = self._engine.run(inputs)
+            self._seen.add(shapes)  # it does not take shapes that failed
+            return outputs
+        try:
+            return self._bound.run(inputs)
+        except UserError as refusal:
+            self._binds.discard(shapes)
+            outputs = self._engine.run(inputs)
+            if not self._refused:
+                _log.warning("%s: runs without bound memory (%s)", self.info, refusal)
+            self._refused.add(shapes)
+            return outputs
+
+    def _to_bind(self, shapes: tuple[Shape, ...]) -> bool:
+        if shapes in self._binds:
+            return True
+        if shapes not in self._seen or shapes in self._refused or len(self._binds) == SHAPES:
+            return False
+        self._binds.add(shapes)
+        return True
+
+    def bind(self, tensors: Mapping[str, DeviceTensor], stream: Stream) -> Binding:
+        """As :meth:`engines.device.DeviceEngine.bind`."""
+        return self._engine.bind(tensors, stream)
+
+    def close(self) -> None:
+        self._bound.close()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from engines.probe import Gpus, Module, Provider
 # Patterns of package names, for engines.probe.packages.
 ONNXRUNTIME = r"onnxruntime(-(gpu|directml|openvino|rocm|migraphx|qnn|training|trt-rtx))?|ort-.+"
 TENSORRT = r"tensorrt(-cu\d+)?(-bindings|-libs|-lean|-dispatch)?"
+MNN, OPENVINO = "mnn", "openvino"
 TENSORRT_RTX = r"tensorrt-rtx(-cu\d+)?(-bindings|-libs)?"
 CUDA_LIBRARIES = r"nvidia-(cublas|cuda-runtime|cudnn)(-cu\d+)?"
 
@@ -51,6 +52,7 @@ class Machine:
         onnxruntime, tensorrt: as they import.
         providers: of onnxruntime.
         cuda_packages: of NVIDIA's CUDA and cuDNN libraries, version by name.
+        others: MNN and OpenVINO, as they import.
     """
 
     gpus: Gpus
@@ -58,6 +60,7 @@ class Machine:
     tensorrt: Module
     providers: Sequence[Provider] = ()
     cuda_packages: dict[str, str] | None = None
+    others: Sequence[Module] = ()
 
     @property
     def cuda_build(self) -> str | None:
@@ -159,6 +162,8 @@ def _packages_problem(machine: Machine) -> list[Problem]:
     """No onnxruntime, several in one folder, or one whose files are not as they were installed."""
     module, names = machine.onnxruntime, list(machine.onnxruntime.packages)
     if not names and module.reason == "not installed":
+        if not machine.gpus.gpus and any(other.version for other in machine.others):
+            return []  # they run networks without it
         extra = "gpu" if machine.gpus.gpus else "cpu"
         return [
             Problem(

@@ -49,6 +49,10 @@ class MNNEngine:
     (Lavin and Gray, arXiv 1509.09308), so that sums are rounded otherwise than by direct
     convolutions, and in an image also otherwise in batches of other sizes.
 
+    MNN's sigmoid gives 1 for what is not a number: a segmenter that overflows shows nothing of it
+    in its outputs, as it does on other engines. An export therefore compares this engine with
+    PyTorch as well.
+
     Args:
         graph: the ONNX file, FP32.
         inputs, outputs: the tensors of the bundle's manifest.

@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from engines.engine import Array, DeviceTensor, EngineInfo, EngineUnavailableError
+from engines.cuda import Stream
+from engines.device import DeviceTensor
+from engines.engine import Array, EngineInfo, EngineUnavailableError
 from engines.errors import UserError
-
-if TYPE_CHECKING:
-    from engines.cuda import Stream
 
 INSTALL = (
     "no onnxruntime is installed; install emfast with one extra: pip install 'emfast[cpu]', or "

@@ -37,9 +37,8 @@ def import_openvino() -> ModuleType:
 class OpenVINOEngine:
     """A network that OpenVINO compiles anew for every shape of its inputs.
 
-    One compilation for all shapes would take as long once, but runs slower: INT8 slices of
-    1024 x 768 took 1.4 times as long. Results are the same to the bit for every batch size and
-    number of threads, as far as was tried.
+    One compilation for all shapes would take as long once, but runs slower. Results are the same
+    to the bit for every batch size and number of threads, as far as was tried.
 
     Args:
         graph: the ONNX file.

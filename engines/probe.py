@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import distributions
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from engines.errors import UserError
 from engines.isolated import answer, ask
 
 # A 3 x 3 convolution by ones, times its input: on a GPU it takes cuDNN and cuBLAS.
@@ -129,7 +131,10 @@ def _gpus() -> dict[str, Any]:
 
 def _module(name: str) -> dict[str, Any]:
     try:
-        module = import_module(name)
+        module = _IMPORTS[name]() if name in _IMPORTS else import_module(name)
+    except UserError as error:  # of those that have an import of their own
+        missing = f"{name} is not installed" in str(error)
+        return {"reason": "not installed" if missing else _one_line(error)}
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             return {"reason": "not installed"}
@@ -144,10 +149,11 @@ def _module(name: str) -> dict[str, Any]:
 
 def _version(name: str) -> str:
     """That of a module, or of the package that it lies in."""
-    version = getattr(import_module(name), "__version__", None)
+    module = import_module(name)
+    version = module.version() if name == "MNN" else getattr(module, "__version__", None)
     if version is None and "." in name:
         return _version(name.rpartition(".")[0])
-    return str(version)
+    return str(version).partition("-")[0]  # OpenVINO appends what it was built from
 
 
 def _onnxruntime_facts() -> dict[str, Any]:
@@ -178,6 +184,18 @@ def _rtx_facts() -> dict[str, Any]:
     return {"compute_capabilities": [f"{n // 10}.{n % 10}" for n in numbers]}
 
 
+def _mnn() -> ModuleType:
+    from engines.mnn import import_mnn
+
+    return import_mnn()
+
+
+def _openvino() -> ModuleType:
+    from engines.openvino import import_openvino
+
+    return import_openvino()
+
+
 def _cuda_facts() -> dict[str, Any]:
     """What CUDA itself says of its device."""
     from engines.cuda import open_device
@@ -189,6 +207,8 @@ def _cuda_facts() -> dict[str, Any]:
         return {"device": None, "reason": str(error)}
 
 
+# As the engines import them: MNN prints, and OpenVINO would report itself.
+_IMPORTS: dict[str, Callable[[], ModuleType]] = {"MNN": _mnn, "openvino": _openvino}
 _FACTS: dict[str, Callable[[], dict[str, Any]]] = {
     "onnxruntime": _onnxruntime_facts,
     "tensorrt_rtx": _rtx_facts,

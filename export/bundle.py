@@ -15,6 +15,7 @@ from engines.bundle import MANIFEST, Bundle, Manifest, TensorSpec, open_bundle
 from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
 from engines.files import atomic_folder, sha256
+from engines.mnn import MNNEngine
 from engines.onnxruntime import OnnxRuntimeEngine, import_onnxruntime
 from engines.openvino import OpenVINOEngine
 from engines.torch import TorchEngine
@@ -65,7 +66,7 @@ def export_bundle(
 ) -> Bundle:
     """Export a network, verify every graph and write the bundle.
 
-    Graphs are verified through onnxruntime, and where it is installed through OpenVINO as well.
+    Graphs are verified through onnxruntime, and through OpenVINO and MNN where they are installed.
 
     Args:
         export: the network, its manifest and its checks.
@@ -131,8 +132,7 @@ def _verify_graphs(folder: Path, export: Export, manifest: Manifest) -> dict[str
     with ExitStack() as stack:
         reference = stack.enter_context(TorchEngine(export.reference, *names))
         engines = {
-            name: stack.enter_context(engine)
-            for name, engine in _engines(folder, manifest.graphs).items()
+            name: stack.enter_context(engine) for name, engine in _engines(folder, manifest).items()
         }
         runs = {name: float_run(engine, manifest.inputs) for name, engine in engines.items()}
         precisions = {name: engine.info.precision for name, engine in engines.items()}
@@ -152,15 +152,19 @@ def _verify_graphs(folder: Path, export: Export, manifest: Manifest) -> dict[str
         }
 
 
-def _engines(folder: Path, graphs: dict[str, str]) -> dict[str, Engine]:
+def _engines(folder: Path, manifest: Manifest) -> dict[str, Engine]:
     """The engines to verify, under the name of the precision for onnxruntime."""
     engines: dict[str, Engine] = {}
-    for precision, file in graphs.items():
+    for precision, file in manifest.graphs.items():
         graph = folder / file
         engines[precision] = OnnxRuntimeEngine(graph, "onnxruntime-cpu", precision)
         if precision in ON_OPENVINO:
             with suppress(EngineUnavailableError):
                 engines[f"{precision}, openvino"] = OpenVINOEngine(graph, precision)
+        if precision == "fp32":
+            with suppress(EngineUnavailableError):
+                mnn = MNNEngine(graph, manifest.inputs, manifest.outputs)
+                engines[f"{precision}, mnn"] = mnn
     return engines
 
 

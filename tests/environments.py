@@ -13,10 +13,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FAKES = ROOT / "tests/engines/fakes"
 # No environment inherits what this machine has beyond Python itself and numpy.
-ACCELERATORS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
+ACCELERATORS = ("onnxruntime", "openvino", "MNN", "tensorrt", "tensorrt_rtx", "cuda")
 PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
+    "mnn",
     "openvino",
     "openvino-telemetry",
     "tensorrt",

@@ -25,7 +25,8 @@ from emfast.benchmark.worker import Round
 from emfast.segmentation.preprocessing import SegmenterSpec, Uint8, label_map, normalize
 from emfast.segmentation.tiling import pad
 from engines.bundle import open_bundle
-from engines.engine import DeviceEngine, Engine
+from engines.device import DeviceEngine
+from engines.engine import Engine
 from engines.errors import UserError
 
 Kind = Literal["engine", "files"]

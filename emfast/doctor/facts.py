@@ -12,7 +12,9 @@ from emfast import __version__
 from engines.bundle import open_bundle, shipped_bundles
 from engines.diagnosis import (
     CUDA_LIBRARIES,
+    MNN,
     ONNXRUNTIME,
+    OPENVINO,
     TENSORRT,
     TENSORRT_RTX,
     Machine,
@@ -32,11 +34,15 @@ CHOICE_SECONDS = 1800.0
 # Modules to look at, and the packages that bring them.
 MODULES = {
     "onnxruntime": ONNXRUNTIME,
+    "MNN": MNN,
+    "openvino": OPENVINO,
     "tensorrt": TENSORRT,
     "tensorrt_rtx": TENSORRT_RTX,
     "cuda.bindings.runtime": "cuda-bindings",
     "numpy": "numpy",
 }
+# Engines for CPUs that need no onnxruntime.
+OTHERS = ("MNN", "openvino")
 # Processes that look around at the same time.
 WORKERS = 4
 
@@ -116,7 +122,7 @@ class Facts:
     Attributes:
         emfast, python, platform: versions and operating system.
         gpus: of this process.
-        modules: onnxruntime, TensorRT, TensorRT-RTX, CUDA's bindings and numpy.
+        modules: onnxruntime, MNN, OpenVINO, TensorRT, TensorRT-RTX, CUDA's bindings and numpy.
         providers: of onnxruntime.
         bundles: shipped.
         choices: of ``--engine auto``, one for each bundle.
@@ -154,13 +160,14 @@ class Facts:
         }
         refused = [c.bundle for c in self.choices if c.engine is None]
         but = f", but not {' and '.join(refused)}" if refused else ""
-        cpu = all(c.engine is None or c.engine["engine"].endswith("-cpu") for c in self.choices)
+        cpu = all(c.engine is None or _on_cpu(c.engine) for c in self.choices)
         gpu = "" if not cpu else f" No GPU is used: {self.gpus.reason or 'see above'}."
         return f"emfast runs here, with {' and '.join(engines)}{but}.{gpu}{mend}"
 
     def _why_nothing(self) -> str:
         onnxruntime = self.module("onnxruntime")
-        if onnxruntime.version is None:
+        others = any(module.version for module in self.modules if module.name in OTHERS)
+        if onnxruntime.version is None and not others:
             missing = onnxruntime.reason == "not installed"
             return "no onnxruntime is installed" if missing else "onnxruntime does not load"
         return next((c.reason for c in self.choices if c.reason), "there is no bundle")
@@ -196,6 +203,7 @@ def examine(tell: Callable[[str], None]) -> Facts:
         modules["tensorrt"],
         providers,
         packages(CUDA_LIBRARIES),
+        tuple(modules[name] for name in OTHERS),
     )
     names = shipped_bundles()
     bundles = tuple(_bundle(name) for name in names)
@@ -277,11 +285,15 @@ def _numpy_problem(numpy: Module) -> list[Problem]:
     return [Problem("numpy does not load", why, ("pip install --force-reinstall numpy",))]
 
 
+def _on_cpu(engine: dict[str, str]) -> bool:
+    return engine["device"].startswith("CPU")
+
+
 def _idle_gpu(machine: Machine, choices: Sequence[Choice]) -> list[Problem]:
     """A GPU that nothing uses because onnxruntime is the one for CPUs."""
-    used = {choice.engine["engine"] for choice in choices if choice.engine is not None}
+    used = [choice.engine for choice in choices if choice.engine is not None]
     gpus, installed = machine.gpus.gpus, list(machine.onnxruntime.packages)
-    if not gpus or used != {"onnxruntime-cpu"} or installed != ["onnxruntime"]:
+    if not gpus or not used or not all(map(_on_cpu, used)) or installed != ["onnxruntime"]:
         return []
     return [
         Problem(

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emfast.doctor.facts import BundleFacts, CacheFacts, Choice, Facts
+from emfast.doctor.facts import OTHERS, BundleFacts, CacheFacts, Choice, Facts
 from engines.diagnosis import Problem
 from engines.probe import Module
 
@@ -32,6 +32,8 @@ GIGABYTE = 1e9
 # Title of each module, and what brings it.
 MODULES = {
     "onnxruntime": ("onnxruntime", "emfast[cpu] or emfast[gpu]"),
+    "MNN": ("MNN", "emfast[mnn]"),
+    "openvino": ("OpenVINO", "emfast[openvino]"),
     "tensorrt": ("TensorRT", "emfast[gpu]"),
     "tensorrt_rtx": ("TensorRT-RTX", "emfast[rtx]"),
     "cuda.bindings.runtime": ("CUDA for Python", "emfast[gpu] and [rtx]"),
@@ -138,7 +140,8 @@ def _module_row(facts: Facts, module: Module) -> Row:
     title, source = MODULES[module.name]
     packages = ", ".join(f"{name} {module.packages[name]}" for name in _main_packages(module))
     if module.version is None and module.reason == "not installed":
-        use = "" if facts.gpus.gpus or module.name == "onnxruntime" else "; only a GPU needs it"
+        on_cpu = module.name in ("onnxruntime", *OTHERS)
+        use = "" if facts.gpus.gpus or on_cpu else "; only a GPU needs it"
         return title, "no", f"not installed{use} (part of {source})"
     if module.version is None:
         return title, "problem", f"{packages}: {home(module.reason or '')}"

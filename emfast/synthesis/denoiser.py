@@ -19,7 +19,8 @@ from emfast.diffusion.spec import DenoiserSpec
 from emfast.runtime import BATCH, denoiser_shapes, open_runtime
 from engines.bundle import Bundle, open_bundle
 from engines.cuda import OutOfDeviceMemoryError
-from engines.engine import DeviceEngine, Engine, EngineUnavailableError
+from engines.device import DeviceEngine
+from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
 
 Shape = tuple[int, int, int, int]

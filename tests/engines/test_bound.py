@@ -13,7 +13,8 @@ import pytest
 from emfast.runtime import open_runtime, segmenter_shapes
 from engines.bound import SHAPES, BoundEngine
 from engines.bundle import Bundle, open_bundle
-from engines.engine import DeviceEngine, Engine, EngineUnavailableError
+from engines.device import DeviceEngine
+from engines.engine import Engine, EngineUnavailableError
 from engines.errors import UserError
 from engines.onnxruntime import import_onnxruntime
 from tests.bundles import write_segmenter_bundle

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -179,6 +180,17 @@ def test_no_onnxruntime(gpus: Gpus, extra: str) -> None:
     absent = Module("onnxruntime", {}, reason="not installed")
     problem = only(conflicts(machine(gpus=gpus, onnxruntime=absent)))
     assert problem.commands == (f"pip install 'emfast[{extra}]'",)
+
+
+@pytest.mark.parametrize("name", ["MNN", "openvino"])
+def test_no_onnxruntime_where_another_engine_runs(name: str) -> None:
+    absent = Module("onnxruntime", {}, reason="not installed")
+    others = (Module(name, {name.lower(): "3"}, "3"),)
+    on_cpu = replace(machine(gpus=NO_GPU, onnxruntime=absent), others=others)
+    assert list(conflicts(on_cpu)) == []
+    # A GPU's engines are compared with onnxruntime before they are used.
+    on_gpu = replace(on_cpu, gpus=Gpus((L4,)))
+    assert only(conflicts(on_gpu)).commands == ("pip install 'emfast[gpu]'",)
 
 
 @pytest.mark.parametrize("gpus", [Gpus((L4,)), NO_GPU])

@@ -68,6 +68,16 @@ def test_shapes_may_change_and_outputs_are_the_callers() -> None:
         np.testing.assert_array_equal(engine.run({"x": noise(1, 1, 32, 16)})["probability"], kept)
 
 
+def test_its_sigmoid_hides_what_is_not_a_number() -> None:
+    """What the class says: the denoiser, which ends without one, shows it."""
+    x = np.full((1, 1, 32, 32), np.nan, np.float32)
+    with open_mnn(open_bundle("epfl-segmenter")) as engine:
+        assert np.isfinite(engine.run({"x": x})["probability"]).all()
+    with open_mnn(open_bundle("epfl-denoiser")) as engine:
+        inputs = {"x": x.repeat(2, axis=1), "timestep": np.zeros(1, np.float32)}
+        assert not np.isfinite(engine.run(inputs)["prediction"]).all()
+
+
 def test_mistakes_are_one_line_and_leave_the_engine_usable() -> None:
     with open_mnn(open_bundle("epfl-segmenter")) as engine:
         for shape in ((1, 3, 16, 16), (16, 16), (1, 1, 16, 16, 1)):

@@ -121,6 +121,8 @@ def test_int8_is_verified_in_every_engine_that_would_run_it(export: Export, tmp_
     expected = {"fp32": "onnxruntime-cpu", "int8": "onnxruntime-cpu"}
     if find_spec("openvino"):
         expected |= {"fp32, openvino": "openvino", "int8, openvino": "openvino"}
+    if find_spec("MNN"):
+        expected |= {"fp32, mnn": "mnn"}
     assert {name: result["engine"].split()[0] for name, result in results.items()} == expected
     for name, result in results.items():
         maximum, _ = result["measures"]

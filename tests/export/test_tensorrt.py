@@ -164,17 +164,22 @@ def check_header(plan: bytes) -> None:
     log.errors.clear()
 
 
-def test_one_engine_for_several_architectures() -> None:
+@pytest.mark.parametrize("name", ["epfl-denoiser", "epfl-segmenter"])
+def test_one_engine_for_several_architectures(name: str) -> None:
     options = BuildOptions(targets=tuple(targets_of(trt)))
-    built = build_bundle(open_bundle("epfl-segmenter"), "fp16", DYNAMIC, options)
+    built = build_bundle(open_bundle(name), "fp16", DYNAMIC, options)
     check_header(built.plan)
 
 
-def test_turing_has_no_fp32_matrix_product(denoiser: Bundle) -> None:
-    """The denoiser's timestep embedding is one, and the error names its node."""
+def test_turing_has_no_fp32_matrix_product(tmp_path: Path) -> None:
+    """The error names its node."""
+    weights = {"w": np.ones((16, 16), np.float32)}
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    graph = write_graph(tmp_path / "model.onnx", [node], weights=weights)
+    fixed = Profile.fixed(1, 16, 16)
     options = BuildOptions(targets=("sm75", "sm86"))
-    with pytest.raises(UserError, match="'node_linear' for Turing .* FP32 GEMM is not supported"):
-        build_bundle(denoiser, "fp16", STATIC, options)
+    with pytest.raises(UserError, match="'product' for Turing .* FP32 GEMM is not supported"):
+        build(graph, specs("x"), specs("y", shape=(*IMAGE[:3], 16)), fixed, options, RTX)
 
 
 def test_fp16_image_inputs_and_outputs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_damaged_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert problem.commands[0].startswith("pip install --force-reinstall --no-deps emfast==")
 
 
+def test_faster_engines_of_the_cpu_have_rows(here: Facts) -> None:
+    from importlib.metadata import version
+
+    for name in ("MNN", "openvino"):
+        module = here.module(name)
+        if find_spec(name) is None:
+            assert module.reason == "not installed"
+        else:
+            assert module.version is not None
+            assert version(name).startswith(module.version) and module.packages
+
+
 CPU = {
     "engine": "onnxruntime-cpu",
     "precision": "fp32",
@@ -120,3 +133,15 @@ def test_the_verdict_without_an_onnxruntime_that_loads() -> None:
     assert loads == "nothing can run here: onnxruntime does not load."
     missing = replace(facts(none), modules=(absent,)).verdict
     assert missing == "nothing can run here: no onnxruntime is installed."
+    # Where another engine is installed, a missing onnxruntime is not the cause.
+    mnn = Module("MNN", {"mnn": "3.6.1"}, "3.6.1")
+    assert replace(facts(none), modules=(absent, mnn)).verdict == (
+        "nothing can run here: AttributeError: module 'onnxruntime' has no attribute."
+    )
+
+
+@pytest.mark.parametrize("engine", ["mnn", "openvino"])
+def test_other_engines_of_the_cpu_are_no_gpu(engine: str) -> None:
+    alone = Choice("a", {**CPU, "engine": engine}, (), None)
+    found = replace(facts(alone), modules=(Module("onnxruntime", {}, reason="not installed"),))
+    assert found.runs and found.verdict.endswith("No GPU is used: no NVIDIA driver.")

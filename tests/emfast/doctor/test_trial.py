@@ -128,7 +128,7 @@ def test_why_nothing_runs(segmenter: str, monkeypatch: pytest.MonkeyPatch) -> No
     def without(name: str) -> Any:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    for package in ("onnxruntime", "openvino"):
+    for package in ("onnxruntime", "openvino", "mnn"):
         monkeypatch.setattr(f"engines.{package}.import_module", without)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     result = choose(segmenter)
