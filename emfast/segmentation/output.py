@@ -217,7 +217,9 @@ class _Run:
             _check_masks(self.out)
         for line in decisions.lines:
             self.tell(line)
-        self._make_writers(resume=then is not None)
+        # Another shard may have begun since: what it wrote must stay.
+        afresh = then is None and self.shard.count == 1
+        self._make_writers(resume=not afresh)
         resumable = self.writers[MASKS].resumable
         if self.shard.count > 1 and not resumable:
             raise UserError(
@@ -226,8 +228,9 @@ class _Run:
             )
         record["statistics"] = None if then is None else then.get("statistics")
         record["statistics"] = record["statistics"] or self._statistics(decisions)
-        if then is None:
+        if afresh:
             self.log.forget()
+        if then is None:
             self.log.claim(record)
         elif not resumable and not (then.get("complete") and self._there()):
             self.log.forget()
@@ -527,7 +530,8 @@ def _check_masks(out: Path) -> None:
     """Refuse to write over masks that no segmentation wrote."""
     for name in (MASKS, PROBABILITY, LABELS):
         folder = out / name
-        if folder.is_dir() and any(folder.iterdir()):
+        # The description is there before the first mask, also that of a shard just begun.
+        if folder.is_dir() and any(folder.iterdir()) and not (out / RECORD).exists():
             raise UserError(
                 f"{folder}: holds files that emfast segment did not write (no {RECORD} beside "
                 "it), perhaps labels; give another folder"

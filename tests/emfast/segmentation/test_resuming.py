@@ -21,7 +21,7 @@ import tifffile
 from PIL import Image
 
 from emfast.segmentation.output import Segmented, Settings, segment_files
-from emfast.segmentation.record import RECORD, SLICES
+from emfast.segmentation.record import RECORD, SLICES, Record
 from emfast.segmentation.segmenter import Segmenter
 from emfast.synthesis.shard import Shard
 from engines.errors import UserError
@@ -147,6 +147,27 @@ def test_shards_end_with_the_bytes_of_one_run(
     records = [json.loads((o / RECORD).read_text()) for o in (out, tmp_path / "whole")]
     assert records[0] == records[1]
     assert not list(out.glob("slices-*"))
+
+
+@pytest.mark.parametrize("layout", ["images", "zarr"])
+def test_shards_that_start_together_keep_each_others_slices(
+    layout: str, tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second runs from the moment at which the first has found an empty folder."""
+    source = WRITE[layout](tmp_path / NAME[layout], volume())
+    segment_files(source, tmp_path / "whole", segmenter)
+    out, found = tmp_path / "out", Record.found
+
+    def second_is_faster(record: Record, wanted: dict[str, Any]) -> dict[str, Any] | None:
+        then = found(record, wanted)
+        monkeypatch.setattr(Record, "found", found)
+        segment_files(source, out, segmenter, shard=Shard(2, 2))
+        return then
+
+    monkeypatch.setattr(Record, "found", second_is_faster)
+    first = segment_files(source, out, segmenter, shard=Shard(1, 2))
+    assert first.slices == 13
+    assert hashes(out) == hashes(tmp_path / "whole")
 
 
 def test_shards_of_a_file_are_refused(tmp_path: Path, segmenter: Segmenter) -> None:
