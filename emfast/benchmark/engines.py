@@ -37,5 +37,7 @@ def choose_engines(model: str, kind: str, named: Sequence[str]) -> list[tuple[st
                 f"{text!r}: expected an engine of {', '.join(ENGINES[1:])}, and after a colon a "
                 f"precision of {', '.join(PRECISIONS[1:])}"
             )
-        pairs += [(engine, p) for p in ([precision] if precision else bundle.precisions)]
+        runs = next(candidate.precisions for candidate in CANDIDATES if candidate.name == engine)
+        every = [p for p in bundle.precisions if p in runs]
+        pairs += [(engine, p) for p in ([precision] if precision else every)]
     return pairs

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from engines.errors import UserError
+
 
 def generate(
     out: Annotated[
@@ -21,11 +23,16 @@ def generate(
         int | None, typer.Option(help="Sampling steps; all that the model was trained with.")
     ] = None,
     sampler: Annotated[
-        str, typer.Option(help="ddpm, ddim or dpm++; the last two are made for few steps.")
-    ] = "ddpm",
+        str | None,
+        typer.Option(help="ddpm, ddim or dpm++; the last two are made for few steps.  [ddpm]"),
+    ] = None,
     eta: Annotated[
         float, typer.Option(help="Fresh noise in each step of ddim, from 0 to 1, as much as ddpm.")
     ] = 0.0,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="The sampler and the few steps that docs/steps.md recommends."),
+    ] = False,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(help="Height and width in pixels; what the model was trained for."),
@@ -63,12 +70,18 @@ def generate(
 
     Example: emfast generate --count 100 --out synthetic
     """
+    from emfast.diffusion.samplers import FAST_SAMPLER, FAST_STEPS
     from emfast.progress import duration
     from emfast.synthesis.batch import MOST, fastest_batch, parse_batch, recorded_batch
     from emfast.synthesis.denoiser import Generator
     from emfast.synthesis.job import Job, run_job
     from emfast.synthesis.shard import Shard
 
+    if fast:
+        if steps is not None or sampler is not None or eta:
+            raise UserError("--fast chooses sampler and steps; leave out --sampler, --steps, --eta")
+        sampler, steps = FAST_SAMPLER, FAST_STEPS
+    sampler = sampler or "ddpm"
     part = Shard.parse(shard)
     together = parse_batch(batch)
     if together is None:
@@ -85,6 +98,7 @@ def generate(
         typer.echo(f"batch: {together}", err=True)
         typer.echo(f"loop: {generator.prepare(together, size)}", err=True)
         steps = spec.schedule.steps if steps is None else steps
+        steps = min(steps, spec.schedule.steps) if fast else steps
         job = Job(count, seed, steps, size, together, rgb, sampler, eta)
         result = run_job(job, generator, out, part, verify)
     if result.found:

@@ -20,7 +20,8 @@ from emfast.diffusion.samplers.sampler import Array
 from emfast.diffusion.schedule import Schedule
 from engines.bundle import TensorSpec
 from engines.cuda import DeviceBuffer, Event, Graph, PinnedBuffer, Stream, open_device
-from engines.engine import DeviceEngine, DeviceTensor, EngineUnavailableError
+from engines.device import DeviceEngine, DeviceTensor
+from engines.engine import EngineUnavailableError
 from engines.errors import UserError
 from engines.kernels import THREADS, Kernel
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from engines.bundle import TensorSpec
 from engines.cuda import DeviceBuffer, Stream
-from engines.engine import DeviceTensor, EngineInfo
+from engines.device import DeviceTensor
+from engines.engine import EngineInfo
 from engines.tensorrt.context import Contexts
 from engines.tensorrt.library import failure
 

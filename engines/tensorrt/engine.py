@@ -14,7 +14,8 @@ import numpy as np
 
 from engines.bundle import TensorSpec
 from engines.cuda import OutOfDeviceMemoryError, Stream, free_memory, open_device
-from engines.engine import Array, DeviceTensor, EngineInfo
+from engines.device import DeviceTensor
+from engines.engine import Array, EngineInfo
 from engines.errors import UserError
 from engines.tensorrt.binding import ContextBinding
 from engines.tensorrt.context import Caller, Contexts

@@ -432,6 +432,8 @@ def test_what_cannot_be_exported(
         export_checkpoint(denoiser_run[0], "x", small, {}, None)
     with pytest.raises(UserError, match="41 steps asked for; this model takes 1 to 40"):
         export_checkpoint(denoiser_run[0], "x", stack, {}, 41)
+    with pytest.raises(UserError, match="--pixel-size goes with a segmenter"):
+        export_checkpoint(denoiser_run[0], "x", stack, {}, None, 5.0)
     for source, pipeline in ((None, None), (tmp_path, tmp_path)):
         with pytest.raises(UserError, match="give one thing to export"):
             prepare(source, pipeline, "x")

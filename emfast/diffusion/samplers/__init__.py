@@ -10,10 +10,14 @@ from emfast.diffusion.schedule import Schedule
 from engines.errors import UserError
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
+# What --fast takes: docs/steps.md tells what it costs.
+FAST_SAMPLER, FAST_STEPS = "dpm++", 100
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "FAST_SAMPLER",
+    "FAST_STEPS",
     "SAMPLERS",
     "DPMSolver",
     "Sampler",

@@ -52,9 +52,9 @@ def test_with_neither_package() -> None:
     assert found["problems"][0]["commands"] == ["pip install 'emfast[cpu]'"]
     assert all(module["reason"] in ("not installed", None) for module in found["modules"])
     for choice in found["choices"]:
-        assert choice["engine"] is None and len(choice["passed_over"]) == 5
+        assert choice["engine"] is None and len(choice["passed_over"]) == 6
     trials = found["self_test"]["trials"]
-    assert [trial["state"] for trial in trials] == ["unavailable"] * 5
+    assert [trial["state"] for trial in trials] == ["unavailable"] * 6
     assert found["self_test"]["passed"] is False
 
 

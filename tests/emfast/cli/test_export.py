@@ -87,8 +87,9 @@ def test_a_run_becomes_a_bundle(checkpoint: Path, data: Path, tmp_path: Path) ->
 def test_options_reach_the_bundle(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "half"
     options = ("--precision", "fp16", "--half-io", "--name", "mine", "--data", data)
-    run(checkpoint / CHECKPOINT, "--out", out, *options)
+    run(checkpoint / CHECKPOINT, "--out", out, *options, "--pixel-size", "5")
     manifest = open_bundle(out).manifest
+    assert manifest.model["pixel_size"] == 5
     assert (manifest.name, list(manifest.graphs)) == ("mine", ["fp16"])
     assert manifest.inputs[0].dtype == manifest.outputs[0].dtype == "float16"
 

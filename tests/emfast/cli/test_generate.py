@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from emfast.cli.generate import generate
+from emfast.diffusion.samplers import FAST_SAMPLER, FAST_STEPS
 from engines.errors import UserError
 from tests.bundles import write_denoiser_bundle
 
@@ -37,6 +38,14 @@ def test_the_sampler_and_its_steps(bundle: Path, tmp_path: Path) -> None:
     assert result.stdout.startswith("3 images were there already\n")
 
 
+def test_fast_is_the_preset(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    result = invoke(bundle, out, "--count", 1, "--fast")
+    assert result.exit_code == 0, result.output
+    record = json.loads((out / "job.json").read_text())
+    assert (record["sampler"], record["steps"]) == (FAST_SAMPLER, min(FAST_STEPS, 20))
+
+
 def test_shards_tell_what_the_set_lacks(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     first = invoke(bundle, out, "--count", 5, "--shard", "1/2")
@@ -55,6 +64,7 @@ def test_shards_tell_what_the_set_lacks(bundle: Path, tmp_path: Path) -> None:
         (("--eta", 0.5), "sampler ddpm takes no eta"),
         (("--sampler", "ddim", "--eta", 2), "eta 2 is outside"),
         (("--sampler", "dpm++", "--steps", 21), "takes 1 to 20"),
+        (("--fast", "--steps", 7), "--fast chooses sampler and steps; leave out"),
         (("--shard", "5/4"), "numbered from 1 to 4"),
         (("--shard", "third"), "as in 3/16"),
     ],
