@@ -113,8 +113,8 @@ CANDIDATES = (
     Candidate("tensorrt", ("fp16", "fp32"), _tensorrt("tensorrt")),
     Candidate("tensorrt-rtx", ("fp16", "fp32"), _tensorrt("tensorrt-rtx")),
     Candidate("onnxruntime-cuda", ("fp16", "fp32"), _onnxruntime("onnxruntime-cuda")),
-    Candidate("mnn", ("fp32",), _mnn),
     Candidate("openvino", ("fp32", "fp16", "int8"), _openvino),
+    Candidate("mnn", ("fp32",), _mnn),
     Candidate("onnxruntime-cpu", ("fp32", "fp16", "int8"), _onnxruntime("onnxruntime-cpu")),
 )
 ENGINES = ("auto", *(c.name for c in CANDIDATES))

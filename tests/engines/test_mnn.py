@@ -116,6 +116,7 @@ def test_a_missing_package_is_passed_over_with_the_reason(
         raise error
 
     monkeypatch.setattr(module, "import_module", fails)
+    monkeypatch.setattr("engines.openvino.import_module", fails)  # which would be taken before it
     selection = open_engine(open_bundle("epfl-segmenter"))
     (line,) = [line for line in selection.passed_over if line.startswith("mnn passed over: ")]
     assert reason in line
