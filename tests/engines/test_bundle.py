@@ -92,6 +92,6 @@ def test_no_bundle_lists_the_shipped_ones(tmp_path: Path) -> None:
 def test_shipped_bundles_open_by_name(name: str) -> None:
     assert name in shipped_bundles()
     bundle = open_bundle(name)
-    assert bundle.precisions == ("fp32", "fp16")
+    assert bundle.precisions == ("fp32", "fp16", "int8")
     assert (bundle.path / "README.md").is_file()
     assert "README.md" in bundle.manifest.files

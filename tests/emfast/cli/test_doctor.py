@@ -40,7 +40,7 @@ def test_here_without_torch() -> None:
     result = emfast({**os.environ, **hidden}, "doctor")
     assert result.returncode == 0, result.stderr
     assert "CPUExecutionProvider" in result.stdout
-    assert "4 files match SHA-256" in result.stdout
+    assert "5 files match SHA-256" in result.stdout
     assert "\nVerdict: emfast runs here, with " in result.stdout
 
 

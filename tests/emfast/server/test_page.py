@@ -171,6 +171,8 @@ def test_keyboard_alone(page: playwright.Page) -> None:
     page.keyboard.press("Tab")
     assert focus() == "inverted"
     page.keyboard.press("Tab")
+    assert focus() == "pixels"
+    page.keyboard.press("Tab")
     assert focus() == "threshold"
     value = int(page.locator("#threshold").input_value())
     page.keyboard.press("ArrowRight")
