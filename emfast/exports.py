@@ -20,6 +20,7 @@ from emfast.diffusion.schedule import Prediction, Schedule
 from emfast.diffusion.spec import DenoiserSpec
 from emfast.models.denoiser import Denoiser, DenoiserConfig
 from emfast.models.folded import FoldedDenoiser
+from emfast.models.merged_unet import MergedUNet
 from emfast.models.unet import UNet
 from emfast.quantization import (
     denoiser_calibration,
@@ -139,6 +140,7 @@ def export_checkpoint(
         stack,
         facts,
         trajectory_steps,
+        fp32_module=FoldedDenoiser(trained, merged=True),
     )
 
 
@@ -232,10 +234,12 @@ def _segmenter(unet: UNet, spec: SegmenterSpec, stack: Stack, facts: dict[str, A
     checks = [output_check(batches, SEGMENTER)]
     if stack.masks is not None:
         checks.append(labels_check(spec, stack, unet.multiple))
+    unet.eval()
     network = nn.Sequential(unet, nn.Sigmoid()).eval()
     return Export(
         reference=network,
         module=network,
+        fp32_module=nn.Sequential(MergedUNet(unet), nn.Sigmoid()).eval(),
         example=(torch.zeros(2, 1, 2 * unet.multiple, 3 * unet.multiple),),
         manifest=Manifest(
             kind="segmenter",
@@ -265,6 +269,7 @@ def _denoiser(
     stack: Stack,
     facts: dict[str, Any],
     trajectory_steps: int | None,
+    fp32_module: nn.Module | None = None,
 ) -> Export:
     count = len(spec.channels)
     images, masks, where = crops(stack, spec.size, multiple)
@@ -278,6 +283,7 @@ def _denoiser(
     return Export(
         reference=reference.eval(),
         module=module.eval(),
+        fp32_module=None if fp32_module is None else fp32_module.eval(),
         example=(torch.zeros(2, count, 2 * multiple, 3 * multiple), torch.zeros(2)),
         manifest=Manifest(
             kind="denoiser",

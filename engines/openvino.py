@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
+
+import numpy as np
 
 from engines.engine import Array, EngineInfo, EngineUnavailableError
 from engines.errors import UserError
@@ -37,8 +40,10 @@ def import_openvino() -> ModuleType:
 class OpenVINOEngine:
     """A network that OpenVINO compiles anew for every shape of its inputs.
 
-    One compilation for all shapes would take as long once, but runs slower. Results are the same
-    to the bit for every batch size and number of threads, as far as was tried.
+    One compilation for all shapes would take as long once, but runs slower. A batch is cut into as
+    many equal parts as its threads can share, which run side by side: no thread waits for another
+    at the end of each layer, and less has to stay in a processor's cache. Results are the same to
+    the bit for every batch size and number of threads, as far as was tried.
 
     Args:
         graph: the ONNX file.
@@ -60,9 +65,8 @@ class OpenVINOEngine:
         except Exception as error:  # openvino raises RuntimeError and its subclasses
             reason = f"{graph}: {version} cannot load it ({_one_line(error)[:300]})"
             raise EngineUnavailableError(reason) from None
-        threads = min(threads or cpu_count(), cpu_count())
+        self._threads = threads = min(threads or cpu_count(), cpu_count())
         self._options = {
-            "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             # Threads are logical processors, as for the other engines.
             "ENABLE_HYPER_THREADING": True,
@@ -73,35 +77,56 @@ class OpenVINOEngine:
         }
         self.info = EngineInfo("openvino", precision, f"CPU, {threads} threads", version)
         self._names = {port.get_any_name() for port in self._model.inputs}
-        self._requests: OrderedDict[Shapes, Any] = OrderedDict()
+        self._requests: OrderedDict[tuple[Shapes, int], list[Any]] = OrderedDict()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if inputs.keys() != self._names:  # openvino would take what is missing as empty
             raise UserError(f"{self.info}: got {sorted(inputs)}; expected {sorted(self._names)}")
-        shapes = tuple((name, array.shape) for name, array in inputs.items())
+        parts = self._parts(inputs)
+        shapes = tuple((name, array.shape) for name, array in parts[0].items())
         try:
-            results = self._request(shapes).infer(dict(inputs), share_inputs=True)
+            requests = self._compiled(shapes, len(parts))
+            for request, part in zip(requests, parts, strict=True):
+                request.start_async(part, share_inputs=True)
+            for request in requests:
+                request.wait()
         except Exception as error:  # openvino raises RuntimeError and its subclasses
             raise UserError(
                 f"{self.info}: cannot run this input, too large for the memory or of a shape that "
                 f"the network does not take ({_one_line(error)[:300]})"
             ) from None
-        return {port.get_any_name(): array for port, array in results.items()}
+        results = [request.results for request in requests]
+        return {
+            port.get_any_name(): np.concatenate([result[port] for result in results])
+            for port in results[0]
+        }
 
-    def _request(self, shapes: Shapes) -> Any:
-        """The compiled network for these shapes; it becomes the last of those that are kept."""
-        if self._requests and next(reversed(self._requests)) != shapes:
+    def _parts(self, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+        """The inputs, cut along their first axis, the batch, where they have the same one."""
+        leading = {array.shape[:1] for array in inputs.values()}
+        if len(leading) > 1 or () in leading:
+            return [dict(inputs)]
+        count = math.gcd(*leading.pop(), self._threads)
+        cuts = [np.split(array, count) for array in inputs.values()]
+        return [dict(zip(inputs, part, strict=True)) for part in zip(*cuts, strict=True)]
+
+    def _compiled(self, shapes: Shapes, parts: int) -> list[Any]:
+        """Requests for parts of these shapes; they become the last of those that are kept."""
+        key = shapes, parts
+        if self._requests and (last := next(reversed(self._requests))) != key:
             # Intermediate results stay allocated: hundreds of megabytes for a slice.
-            self._requests[next(reversed(self._requests))].get_compiled_model().release_memory()
-        if shapes not in self._requests:
+            self._requests[last][0].get_compiled_model().release_memory()
+        if key not in self._requests:
             model = self._model.clone()
             model.reshape(dict(shapes))
-            compiled = self._core.compile_model(model, "CPU", self._options)
-            self._requests[shapes] = compiled.create_infer_request()
+            compiled = self._core.compile_model(
+                model, "CPU", {**self._options, "NUM_STREAMS": parts}
+            )
+            self._requests[key] = [compiled.create_infer_request() for _ in range(parts)]
             if len(self._requests) > SHAPES:
                 self._requests.popitem(last=False)
-        self._requests.move_to_end(shapes)
-        return self._requests[shapes]
+        self._requests.move_to_end(key)
+        return self._requests[key]
 
     def close(self) -> None:
         self._requests.clear()

@@ -39,13 +39,14 @@ class Export:
 
     Attributes:
         reference: the network as it was trained; every graph is compared with it.
-        module: what is exported: the same, or the same in a form that runs faster. Both are in
+        module: what is exported: the same, or the same in a form that runs faster. All are in
             evaluation mode and take the manifest's inputs in their order.
         example: one tensor for each input, as for :func:`export.onnx.to_onnx`.
         manifest: with FP32 inputs and outputs, and without graphs, verification and files.
         calibration: that an INT8 graph is made with.
         checks: that each graph must pass.
         verified_on: what inputs the checks use, in words.
+        fp32_module: a form that the FP32 graph is exported in instead, where another one is faster.
     """
 
     reference: nn.Module
@@ -55,6 +56,7 @@ class Export:
     calibration: Calibration
     checks: tuple[Check, ...]
     verified_on: str
+    fp32_module: nn.Module | None = None
 
 
 def export_bundle(
@@ -111,11 +113,13 @@ def _write_graphs(
 ) -> Manifest:
     """Write the graph of each precision; returns the manifest with what they became."""
     manifest = export.manifest
-    fp32 = to_onnx(export.module, export.example, manifest.inputs, manifest.outputs)
+    signature = export.example, manifest.inputs, manifest.outputs
+    fp32 = to_onnx(export.module, *signature)
     graphs = {p: name for p, name in GRAPHS.items() if p in precisions}
     for precision, name in graphs.items():
         if precision == "fp32":
-            graph = fp32
+            own = export.fp32_module
+            graph = fp32 if own is None else to_onnx(own, *signature)
         elif precision == "fp16":
             graph = to_fp16(fp32, half_io)
         else:

@@ -199,7 +199,7 @@ def _emfast_unet(folded: bool) -> Any:
         def __init__(self, in_channels: int = 2, sample_size: tuple[int, int] = SIZE) -> None:
             super().__init__()
             trained = Denoiser().eval()
-            self.network = FoldedDenoiser(trained) if folded else trained
+            self.network = FoldedDenoiser(trained, merged=True) if folded else trained
 
         def forward(self, sample: Any, timestep: Any) -> Any:
             timesteps = timestep.reshape(1).expand(len(sample)).to(sample.device)

@@ -69,9 +69,14 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def mp_cat(a: Tensor, b: Tensor) -> Tensor:
     """Concatenate along channels so that both inputs contribute equally (EDM2, eq. 103)."""
-    na, nb = a.shape[1], b.shape[1]
+    of_a, of_b = mp_cat_factors(a.shape[1], b.shape[1])
+    return torch.cat([a * of_a, b * of_b], dim=1)
+
+
+def mp_cat_factors(na: int, nb: int) -> tuple[float, float]:
+    """The factors of :func:`mp_cat` for tensors of ``na`` and ``nb`` channels."""
     scale = math.sqrt((na + nb) / 2)
-    return torch.cat([a * (scale / math.sqrt(na)), b * (scale / math.sqrt(nb))], dim=1)
+    return scale / math.sqrt(na), scale / math.sqrt(nb)
 
 
 def normalize_weight(weight: Tensor) -> Tensor:

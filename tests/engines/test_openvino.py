@@ -65,6 +65,19 @@ def test_a_batch_has_the_bits_of_its_images_and_threads_change_none() -> None:
         np.testing.assert_array_equal(result, results[0])
 
 
+@pytest.mark.skipif(cpu_count() < 2, reason="needs two processors")
+def test_threads_share_a_batch(bundle: Bundle) -> None:
+    x = noise(6, 1, 32, 48)
+    with OpenVINOEngine(bundle.graph("fp32"), "fp32", 2) as engine:
+        whole = engine.run({"x": x})["probability"]
+        odd = engine.run({"x": x[:3]})["probability"]
+        parts = {(shapes[0][1][0], parts) for shapes, parts in engine._requests}
+    assert parts == {(3, 2), (3, 1)}
+    np.testing.assert_array_equal(odd, whole[:3])
+    with OnnxRuntimeEngine(bundle.graph("fp32"), "onnxruntime-cpu", "fp32") as reference:
+        np.testing.assert_allclose(whole, reference.run({"x": x})["probability"], atol=1e-5)
+
+
 def test_outputs_are_the_callers(bundle: Bundle) -> None:
     with OpenVINOEngine(bundle.graph("fp32"), "fp32", 1) as engine:
         first = engine.run({"x": noise(1, 1, 16, 16)})["probability"]

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from emfast.diffusion.schedule import cosine_schedule
 from emfast.models.denoiser import Block, Denoiser, DenoiserConfig
-from emfast.models.folded import FoldedDenoiser
+from emfast.models.folded import FoldedDenoiser, SubPixelConv
 
 
 def trained(blocks: int) -> Denoiser:
@@ -23,10 +24,11 @@ def trained(blocks: int) -> Denoiser:
     return model
 
 
+@pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_it_is_the_same_function(blocks: int) -> None:
+def test_it_is_the_same_function(blocks: int, merged: bool) -> None:
     model = trained(blocks)
-    folded = FoldedDenoiser(model)
+    folded = FoldedDenoiser(model, merged)
     for t in (0, 1, 25, 49):
         x, timestep = torch.randn(2, 2, 32, 48), torch.tensor([float(t), 49.0 - t])
         with torch.no_grad():
@@ -36,9 +38,10 @@ def test_it_is_the_same_function(blocks: int) -> None:
     assert folded.multiple == model.multiple
 
 
-def test_it_does_not_share_weights() -> None:
+@pytest.mark.parametrize("merged", [False, True])
+def test_it_does_not_share_weights(merged: bool) -> None:
     model = trained(1)
-    folded = FoldedDenoiser(model)
+    folded = FoldedDenoiser(model, merged)
     x, timestep = torch.randn(1, 2, 32, 32), torch.tensor([3.0])
     with torch.no_grad():
         before = folded(x, timestep)
@@ -48,12 +51,24 @@ def test_it_does_not_share_weights() -> None:
         torch.testing.assert_close(folded(x, timestep), before, rtol=0, atol=0)
 
 
-def test_nothing_but_convolutions_holds_weights() -> None:
-    folded = FoldedDenoiser(trained(2))
+@pytest.mark.parametrize("merged", [False, True])
+def test_nothing_but_convolutions_holds_weights(merged: bool) -> None:
+    folded = FoldedDenoiser(trained(2), merged)
+    ups = {"MergedUpBlock", "SubPixelConv"} if merged else {"FoldedUpBlock"}
     assert {module.__class__.__name__ for module in folded.modules()} == {
         "FoldedDenoiser",
         "FoldedBlock",
         "FoldedConv",
         "ModuleList",
+        *ups,
     }
     assert folded.table.shape == (50, 2 * 2 * (16 + 24 + 32))
+
+
+def test_a_sub_pixel_convolution_is_one_of_the_enlarged_image() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 5, 3, padding=1, bias=False)
+    x = torch.randn(2, 3, 6, 7)
+    with torch.no_grad():
+        enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        torch.testing.assert_close(SubPixelConv(conv)(x), conv(enlarged), rtol=1e-5, atol=1e-6)
