@@ -19,7 +19,7 @@ from emfast import Segmenter
 from emfast.pictures import overlay
 from emfast.quality.overlap import confusion
 from emfast.segmentation.greys import Greys
-from emfast.segmentation.output import shown
+from emfast.segmentation.overlays import shown
 
 SAMPLE = files("emfast.data") / "sample"
 GAP, TITLE = 8, 24

@@ -138,7 +138,7 @@ class EmfastSegmentation(Segmenting):
         return probability
 
     def segment(self, source: Path, out: Path, size: tuple[int, int]) -> None:
-        from emfast.segmentation.output import segment_files
+        from emfast.segmentation.job import segment_files
         from emfast.segmentation.segmenter import Segmenter
 
         with redirect_stderr(StringIO()):  # its progress bar

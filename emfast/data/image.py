@@ -4,18 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from emfast.data import reading
 from emfast.data.tiff import check_complete, page_array, readable
 from engines.errors import UserError
 
 Grey = npt.NDArray[np.uint8]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+def one_channel(array: npt.NDArray[Any], source: str) -> npt.NDArray[Any]:
+    """The one grey channel of a decoded image.
+
+    Args:
+        array: (height, width) or (height, width, 1 to 4 channels).
+        source: named in error messages.
+
+    Returns:
+        (height, width) of the same type. Equal colour channels are merged, an opaque alpha channel
+        is dropped.
+
+    Raises:
+        UserError: colours that differ, transparency, or another shape.
+    """
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        alpha = array[..., -1]
+        opaque = np.iinfo(alpha.dtype.name).max if alpha.dtype.kind in "ui" else 1
+        if not (alpha == opaque).all():
+            raise UserError(f"{source}: has transparent pixels; flatten it to opaque grey first")
+        array = array[..., :-1]
+    if array.ndim == 3 and array.shape[2] in (1, 3):
+        if not (array == array[..., :1]).all():
+            raise UserError(f"{source}: is a colour image; EM slices and masks must be grey")
+        array = array[..., 0]
+    if array.ndim != 2 or 0 in array.shape:
+        raise UserError(f"{source}: has shape {array.shape}; expected one image (height, width)")
+    return array
 
 
 def to_grey(array: npt.NDArray[np.generic], source: str) -> Grey:
@@ -32,18 +63,7 @@ def to_grey(array: npt.NDArray[np.generic], source: str) -> Grey:
     Raises:
         UserError: colours that differ, transparency, floats, or values outside [0, 255].
     """
-    if array.ndim == 3 and array.shape[2] in (2, 4):
-        alpha = array[..., -1]
-        opaque = np.iinfo(alpha.dtype.name).max if alpha.dtype.kind in "ui" else 1
-        if not (alpha == opaque).all():
-            raise UserError(f"{source}: has transparent pixels; flatten it to opaque grey first")
-        array = array[..., :-1]
-    if array.ndim == 3 and array.shape[2] in (1, 3):
-        if not (array == array[..., :1]).all():
-            raise UserError(f"{source}: is a colour image; EM slices and masks must be grey")
-        array = array[..., 0]
-    if array.ndim != 2 or 0 in array.shape:
-        raise UserError(f"{source}: has shape {array.shape}; expected one image (height, width)")
+    array = one_channel(array, source)
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "ui":
@@ -105,22 +125,21 @@ def read_pixels(path: Path) -> npt.NDArray[np.generic]:
     Raises:
         UserError: missing, unreadable or truncated file.
     """
-    try:
-        with Image.open(path) as image:
-            transparent = "transparency" in image.info
-            if image.mode in ("P", "1", "CMYK") or transparent:
-                return np.asarray(image.convert("RGBA" if transparent else "RGB"))
-            return np.asarray(image)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: is not an image that can be read") from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{path}: has more pixels than are read from this format; store it as TIFF"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read, truncated or damaged ({error})") from None
+    with reading.readable(path):
+        try:
+            with Image.open(path) as image:
+                transparent = "transparency" in image.info
+                if image.mode in ("P", "1", "CMYK") or transparent:
+                    return np.asarray(image.convert("RGBA" if transparent else "RGB"))
+                return np.asarray(image)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except UnidentifiedImageError:
+            raise UserError(f"{path}: is not an image that can be read") from None
+        except Image.DecompressionBombError:
+            raise UserError(
+                f"{path}: has more pixels than are read from this format; store it as TIFF"
+            ) from None
 
 
 def read_pages(path: Path) -> Grey:

@@ -15,6 +15,7 @@ from emfast.data.image import (
     stack_slices,
     to_mask,
 )
+from emfast.data.reading import readable
 from engines.errors import UserError
 
 IMAGE_SUFFIXES = (*TIFF_SUFFIXES, ".png", ".bmp", ".jpg", ".jpeg")
@@ -70,11 +71,12 @@ def list_images(folder: Path) -> list[Path]:
     """The image files of a folder, sorted by name; :class:`UserError` where there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    with readable(folder):
+        paths = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        )
     if not paths:
         raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
     return paths

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, cast, get_args
 
 from emfast.segmentation.instances import METHODS, Method
-from emfast.segmentation.output import ProbabilityType, Settings
 from emfast.segmentation.preprocessing import Scope
+from emfast.segmentation.settings import ProbabilityType, Settings
 from engines.errors import UserError
 
 VALUES = ("0-255", "0-1")
@@ -26,7 +26,7 @@ def choices(
         values: one of :data:`VALUES`.
         probability: "float32", "uint8" or None.
         instances: one of :data:`emfast.segmentation.instances.METHODS`, or None.
-        others: of :class:`~emfast.segmentation.output.Settings`.
+        others: of :class:`~emfast.segmentation.settings.Settings`.
 
     Raises:
         UserError: another word.

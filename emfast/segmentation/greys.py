@@ -8,7 +8,8 @@ exactly what the network was trained on. For other types three things are taken 
   arbitrarily bright ones, would make all else one grey. What is farther outside the range from the
   1st to the 99th percentile than that range is wide is clipped there. A slice of ordinary contrast
   has no such pixels.
-- A deviation that is nothing but rounding counts as none, so that an empty slice stays empty.
+- A deviation that is nothing but rounding counts as none. What the network makes of a slice of one
+  grey means nothing, so that it is told as blank and its probability becomes 0.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ PERCENTILES = (1.0, 99.0)
 SAMPLED = 2**18
 # Slices of a volume, evenly spread, whose percentiles decide what is clipped in all.
 SAMPLED_SLICES = 16
+# A slice whose greys differ by less than this share of the deviation is blank.
+BLANK = 1e-5
 # A deviation of floats below so many units in the last place of the largest value is rounding.
 ROUNDING = 16
 
@@ -82,11 +85,20 @@ class Prepared:
         x: float32 (height, width), of mean 0 and deviation 1, or within [0, 1] for "unit".
         invalid: bool (height, width), where the slice holds no number, or None for nowhere.
         clipped: number of pixels that were clipped.
+        blank: whether all its numbers are one grey, if there are any.
     """
 
     x: Float32
     invalid: Bool | None
     clipped: int
+    blank: bool
+
+    def erase(self, probability: Float32) -> None:
+        """Put 0 where the slice shows nothing: float32 (classes, height, width), in place."""
+        if self.blank:
+            probability[:] = 0
+        elif self.invalid is not None:
+            probability[:, self.invalid] = 0
 
 
 def prepare(image: Pixels, normalization: Normalization, greys: Greys) -> Prepared:
@@ -122,7 +134,7 @@ def prepare(image: Pixels, normalization: Normalization, greys: Greys) -> Prepar
         np.subtract(1.0 if normalization == "unit" else 0.0, x, out=x)
     if valid is not None:
         x[~valid] = x[valid].mean() if normalization == "unit" and valid.any() else 0.0
-    return Prepared(x, invalid, clipped)
+    return Prepared(x, invalid, clipped, _blank(x if valid is None else x[valid]))
 
 
 def measure(image: Pixels, limits: tuple[float, float] | None = None) -> Statistics:
@@ -172,6 +184,10 @@ def _valid(image: Pixels) -> Bool | None:
         return None
     finite: Bool = np.isfinite(image)
     return None if finite.all() else finite
+
+
+def _blank(x: Float32) -> bool:
+    return x.size > 0 and float(x.max()) - float(x.min()) < BLANK
 
 
 def _outlier_limits(image: Pixels) -> tuple[float, float]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emfast.segmentation.predicted import Predicted
 from engines.errors import UserError
-
-if TYPE_CHECKING:
-    from emfast.segmentation.streaming import Predicted
 
 
 def check_median(window: int) -> None:

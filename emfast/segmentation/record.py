@@ -22,6 +22,8 @@ from engines.files import atomic_write
 
 RECORD = "segment.json"
 SLICES = "slices.jsonl"
+# What a slice's line holds; one that lacks an entry counts as none.
+ENTRIES = {"index", "name", "stamp", "pixels", "classes", "invalid", "clipped", "blank"}
 # Entries in which runs of one segmentation may differ.
 FREE = (
     "passed_over",
@@ -30,6 +32,7 @@ FREE = (
     "coverage",
     "invalid",
     "clipped",
+    "blank",
     "objects",
     "complete",
 )
@@ -56,8 +59,12 @@ class Record:
         path = self._out / RECORD
         try:
             then = dict(json.loads(path.read_text(encoding="utf-8")))
+            if "input" not in then:
+                raise ValueError("no description of a run")
         except FileNotFoundError:
             return None
+        except PermissionError:
+            raise UserError(f"{path}: may not be read") from None
         except (OSError, ValueError, TypeError):
             raise UserError(
                 f"{path}: is damaged; remove it with the masks, or give another --out"
@@ -124,8 +131,14 @@ class Record:
         return sorted(self._out.glob("slices-*.jsonl"))
 
 
+def file_stamp(path: Path) -> list[int]:
+    """Size in bytes and time of the last change in ns, by which a changed file is known."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a file; a torn one counts as none, a missing file as empty."""
+    """Lines of a file; a torn or foreign one counts as none, a missing file as empty."""
     try:
         file = path.open(encoding="utf-8")
     except FileNotFoundError:
@@ -136,7 +149,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 line = json.loads(text)
             except ValueError:
                 continue
-            if text.endswith("\n"):
+            if text.endswith("\n") and isinstance(line, dict) and line.keys() >= ENTRIES:
                 yield line
 
 

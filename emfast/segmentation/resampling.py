@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,3 +72,20 @@ def resample(planes: Float32, size: tuple[int, int], *, smooth: bool) -> Float32
     for plane, out in zip(flat, result, strict=True):
         out[:] = np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(size[::-1], kernel))
     return result.reshape(*planes.shape[:-2], *size)
+
+
+def network_input(planes: Sequence[Float32], by: tuple[float, float] | None) -> Float32:
+    """Prepared slices of one size as the network's input, resampled.
+
+    Args:
+        planes: float32 (height, width).
+        by: growth of rows and columns, as :func:`factors` gives it.
+
+    Returns:
+        float32 (slices, 1, height, width).
+    """
+    x = np.stack(planes)[:, None]
+    if by is None:
+        return x
+    height, width = x.shape[-2:]
+    return resample(x, grown((height, width), by), smooth=True)

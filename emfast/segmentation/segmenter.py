@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +15,7 @@ from emfast.segmentation import tiling
 from emfast.segmentation.flips import check_flips, mean_over_flips
 from emfast.segmentation.greys import Greys, measure_volume, prepare
 from emfast.segmentation.preprocessing import Scope, SegmenterSpec, Uint8, label_map
-from emfast.segmentation.resampling import factors, grown, resample
+from emfast.segmentation.resampling import factors, grown, network_input, resample
 from engines.bundle import Bundle, open_bundle
 from engines.engine import Engine, EngineInfo
 from engines.errors import UserError
@@ -146,7 +145,8 @@ class Segmenter:
                 network's training, slices are resampled, and the probability back.
 
         Returns:
-            float32 (slices, classes, height, width) in [0, 1]; 0 where the slice holds no number.
+            float32 (slices, classes, height, width) in [0, 1]; 0 where the slice holds no number,
+            and in all of a slice of one grey.
 
         Raises:
             UserError: an array of another shape or dtype, without pixels, or a network whose
@@ -172,8 +172,7 @@ class Segmenter:
             x = network_input([plane.x for plane in planes], by)
             part = resample(self.predict(x), (height, width), smooth=False)
             for plane, probability in zip(planes, part, strict=True):
-                if plane.invalid is not None:
-                    probability[:, plane.invalid] = 0
+                plane.erase(probability)
             result[first : first + batch] = part
         return result
 
@@ -275,23 +274,6 @@ class Segmenter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def network_input(planes: Sequence[Float32], by: tuple[float, float] | None) -> Float32:
-    """Prepared slices of one size as the network's input, resampled.
-
-    Args:
-        planes: float32 (height, width).
-        by: growth of rows and columns, as :func:`~emfast.segmentation.resampling.factors` gives it.
-
-    Returns:
-        float32 (slices, 1, height, width).
-    """
-    x = np.stack(planes)[:, None]
-    if by is None:
-        return x
-    height, width = x.shape[-2:]
-    return resample(x, grown((height, width), by), smooth=True)
 
 
 def _check_tensors(bundle: Bundle, spec: SegmenterSpec) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from emfast.segmentation.greys import Greys, Prepared, prepare
 from emfast.segmentation.neighbours import Median
-from emfast.segmentation.resampling import resample
-from emfast.segmentation.segmenter import Segmenter, network_input
+from emfast.segmentation.predicted import Predicted
+from emfast.segmentation.resampling import network_input, resample
+from emfast.segmentation.segmenter import Segmenter
 from emfast.volumes.volume import VolumeReader
 
 Pixels = npt.NDArray[Any]
@@ -33,23 +34,6 @@ T = TypeVar("T")
 AHEAD = 2
 # Slices that are stored together are read together, up to so many bytes.
 READ_BYTES = 2**27
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """One slice behind the network.
-
-    Attributes:
-        index: in the volume.
-        image: as stored (height, width).
-        prepared: what was found in its greys; ``x`` is empty.
-        probability: float32 (classes, height, width), 0 where the slice holds no number.
-    """
-
-    index: int
-    image: Pixels
-    prepared: Prepared
-    probability: Float32
 
 
 @dataclass(frozen=True)
@@ -125,7 +109,7 @@ def _prepared(
             images = slab[first - start : min(first - start + plan.batch, stop - start)]
             planes = [prepare(i, segmenter.spec.normalization, plan.greys) for i in images]
             x = network_input([plane.x for plane in planes], plan.by)
-            yield first, images, [Prepared(empty, p.invalid, p.clipped) for p in planes], x
+            yield first, images, [replace(plane, x=empty) for plane in planes], x
 
 
 class _Sink:
@@ -142,8 +126,7 @@ class _Sink:
         probability = resample(probability, (height, width), smooth=False)
         for offset, (image, found) in enumerate(zip(images, prepared, strict=True)):
             item = Predicted(start + offset, image, found, probability[offset])
-            if found.invalid is not None:
-                item.probability[:, found.invalid] = 0
+            found.erase(item.probability)
             for ready in self._median.push(item):
                 if self._wanted(ready.index):
                     self._take(ready)

@@ -17,6 +17,7 @@ from emfast.data.image import size_text
 from emfast.data.tiff import check_complete, page_array, readable
 from emfast.server.errors import ApiError
 from emfast.volumes.grey import single_channel
+from emfast.volumes.tiff_voxels import tiff_voxel_size
 from engines.errors import UserError
 
 Pixels = npt.NDArray[Any]
@@ -60,10 +61,12 @@ class Decoded:
     Attributes:
         slices: integers or floats (slices, height, width), of this machine's byte order.
         stack: whether the body was a stack, of one slice perhaps.
+        pixel_size: height and width of a pixel in nm, or None where the file does not say.
     """
 
     slices: Pixels
     stack: bool
+    pixel_size: tuple[float, float] | None = None
 
 
 def decode(body: bytes, max_pixels: int) -> Decoded:
@@ -124,13 +127,15 @@ def _tiff(body: bytes, max_pixels: int) -> Decoded:
                 got = f"{number + 1} pages or more of {pixels} pixels of 8 bits"
                 raise _too_many(got, max_pixels)
         check_complete(tiff, NAME)
+        if not len(tiff.pages):
+            raise ApiError(422, "a TIFF without pages", ACCEPTED)
+        voxel = tiff_voxel_size(tiff)
+        size = None if voxel.y is None or voxel.x is None else (voxel.y, voxel.x)
         pages = [
             (f"{NAME}, page {number}", page_array(page.aspage(), f"{NAME}, page {number}"))
             for number, page in enumerate(tiff.pages)
         ]
-    if not pages:
-        raise ApiError(422, "a TIFF without pages", ACCEPTED)
-    return Decoded(_stack(pages), stack=len(pages) > 1)
+    return Decoded(_stack(pages), len(pages) > 1, size)
 
 
 def _checked(page: tifffile.TiffPage, number: int, max_pixels: int) -> int:

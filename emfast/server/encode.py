@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from emfast.pictures import overlay
 from emfast.segmentation.greys import prepare
-from emfast.segmentation.output import shown
+from emfast.segmentation.overlays import shown
 from emfast.segmentation.preprocessing import SegmenterSpec, Uint8, label_map
 from emfast.segmentation.resampling import LARGEST_FACTOR, factors, grown
 from emfast.server.batching import AS_STORED, Probability, Reading
@@ -62,12 +62,21 @@ class Wanted:
         spec: of the segmenter, with the request's threshold.
         label: the class that ``layers`` shows, from 1.
         reading: of the greys.
+        from_file: whether the reading's pixel size is what the file says, not the request.
     """
 
     output: Output
     spec: SegmenterSpec
     label: int = 1
     reading: Reading = AS_STORED
+    from_file: bool = False
+
+    def completed(self, decoded: Decoded) -> Wanted:
+        """The same with the file's pixel size, where the request gives none and the file does."""
+        if self.reading.pixel_size is not None or decoded.pixel_size is None:
+            return self
+        reading = replace(self.reading, pixel_size=decoded.pixel_size)
+        return replace(self, reading=reading, from_file=True)
 
     def check(self, decoded: Decoded, max_pixels: int) -> None:
         """Refuse what cannot be answered before anything runs.
@@ -108,6 +117,8 @@ class Wanted:
         if size is None:
             return None
         if trained is None:
+            if self.from_file:
+                return None
             raise ApiError(
                 422,
                 f"pixel_size={size[0]:g}",
@@ -117,24 +128,43 @@ class Wanted:
             return factors(size, trained)
         except UserError:
             accepted = f"nm, at most {LARGEST_FACTOR:g} times from the model's {trained:g} nm"
-            raise ApiError(422, f"pixel_size={size[0]:g}", accepted) from None
+            got = f"pixel_size={size[0]:g}"
+            if self.from_file:
+                got = f"a file of pixels of {size[0]:g} x {size[1]:g} nm"
+                accepted += "; where the file is wrong, say the pixel size with pixel_size"
+            raise ApiError(422, got, accepted) from None
 
     def read_as(self, decoded: Decoded) -> str:
-        """How the greys are read, as JSON for a header."""
-        clipped = invalid = 0
-        if decoded.slices.dtype != np.uint8:  # of bytes all are greys
-            for image in decoded.slices:
-                prepared = prepare(image, self.spec.normalization, self.reading.greys)
-                clipped += prepared.clipped
-                invalid += 0 if prepared.invalid is None else int(prepared.invalid.sum())
+        """How greys and pixel size are read, as JSON for a header."""
+        clipped = invalid = blank = 0
+        for image in decoded.slices:
+            if image.dtype == np.uint8:  # all are numbers, and none is clipped
+                blank += int(image.min() == image.max())
+                continue
+            prepared = prepare(image, self.spec.normalization, self.reading.greys)
+            clipped += prepared.clipped
+            invalid += 0 if prepared.invalid is None else int(prepared.invalid.sum())
+            blank += int(prepared.blank)
         values = {
             "dtype": decoded.slices.dtype.name,
             "inverted": self.reading.greys.invert,
             "clipped": clipped,
             "invalid": invalid,
+            "blank": blank,
+            **self._scale(),
             "resampled": self._factors() is not None,
         }
         return json.dumps(values)
+
+    def _scale(self) -> dict[str, Any]:
+        """Height and width of a pixel in nm as used, and who says so."""
+        size, trained = self.reading.pixel_size, self.spec.pixel_size
+        if size is not None:
+            source = "file" if self.from_file else "request"
+            return {"pixel_size": list(size), "pixel_size_from": source}
+        if trained is not None:
+            return {"pixel_size": [trained, trained], "pixel_size_from": "model"}
+        return {"pixel_size": None, "pixel_size_from": None}
 
     def reduce(self, probability: Probability) -> Kept:
         """Keep what the answer needs of a slice, on the worker, so that little waits in memory.

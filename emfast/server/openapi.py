@@ -25,8 +25,8 @@ OUTPUT = "\n".join(
 THRESHOLD = "Least probability of an object's pixel; the server's by default."
 INVERT = "For slices with bright membranes on dark ground."
 PIXEL_SIZE = (
-    "Edge of a pixel in nm, where it is not the model's: slices are resampled to that and the "
-    "answer back. What a file says of its pixel size is not read."
+    "Edge of a pixel in nm, instead of what a TIFF says: slices are resampled to the model's and "
+    "the answer back. Without either, pixels are taken as the model's."
 )
 LABEL = "The class that layers shows, from 1."
 
@@ -120,7 +120,7 @@ SEGMENT: dict[str, Any] = {
         200: {
             "description": (
                 "What output asks for. Server-Timing holds the time of each stage, Emfast-Read-As "
-                "how the greys were read, as JSON"
+                "how greys and pixel size were read, as JSON"
             ),
             "content": {
                 **dict.fromkeys(MEDIA_TYPES.values(), _BINARY),

@@ -92,7 +92,9 @@ class Service:
         with self.metrics.stage("receive", timings):
             body = await read_body(request, self.settings, held)
         with self.metrics.stage("decode", timings):
-            decoded, read_as = await self._in_pool(_decode, body, wanted, self.settings.max_pixels)
+            decoded, wanted, read_as = await self._in_pool(
+                _decode, body, wanted, self.settings.max_pixels
+            )
         del body
         held.swap(decoded.slices.nbytes)
         with self.metrics.stage("segment", timings):
@@ -122,11 +124,12 @@ class Service:
                 await results
 
 
-def _decode(body: bytes, wanted: Wanted, max_pixels: int) -> tuple[Decoded, str]:
-    """A body's slices, and how their greys are read."""
+def _decode(body: bytes, wanted: Wanted, max_pixels: int) -> tuple[Decoded, Wanted, str]:
+    """A body's slices, what is wanted of them, and how they are read."""
     decoded = decode(body, max_pixels)
+    wanted = wanted.completed(decoded)
     wanted.check(decoded, max_pixels)
-    return decoded, wanted.read_as(decoded)
+    return decoded, wanted, wanted.read_as(decoded)
 
 
 async def _left(request: Request) -> None:

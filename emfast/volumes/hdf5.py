@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from emfast.data.reading import readable
 from emfast.volumes.axes import (
     Layout,
     Pixels,
@@ -22,7 +23,8 @@ from emfast.volumes.axes import (
     one_volume,
     unknown_axes,
 )
-from emfast.volumes.library import list_arrays, load, only_array, readable
+from emfast.volumes.in_order import InOrder
+from emfast.volumes.library import check_array, list_arrays, load, only_array
 from emfast.volumes.slabs import Slabs, slab_depth
 from emfast.volumes.units import nanometres
 from emfast.volumes.volume import VolumeInfo, VolumeWriter, VoxelSize
@@ -109,7 +111,7 @@ class Hdf5Reader:
         self.close()
 
 
-class Hdf5Writer:
+class Hdf5Writer(InOrder):
     """An HDF5 file of one array, which appears when it is whole.
 
     See :class:`~emfast.volumes.volume.VolumeWriter`. Not resumable: a file whose writer was killed
@@ -124,8 +126,6 @@ class Hdf5Writer:
         attributes: of the array.
     """
 
-    resumable = False
-
     def __init__(
         self,
         path: Path,
@@ -135,14 +135,12 @@ class Hdf5Writer:
         sides: dict[str, int],
         attributes: dict[str, Any],
     ) -> None:
-        self.path = path
+        super().__init__(path, layout.slices)
         self._dataset, self._layout, self._dtype = dataset, layout, dtype
         self._sides, self._attributes = sides, attributes
         pixels = math.prod(layout.size) * layout.length("C") * dtype.itemsize
         self.chunk = slab_depth(sides.get("Z", 1), pixels)
         self._slabs = Slabs(layout.slices, self.chunk, self._store)
-        self._next = 0
-        self._exit = ExitStack()
 
     def __enter__(self) -> Self:
         h5py = load("h5py", self.path)
@@ -168,11 +166,8 @@ class Hdf5Writer:
             self._exit = stack.pop_all()
         return self
 
-    def write(self, start: int, slices: Pixels) -> None:
-        if start != self._next:
-            raise ValueError(f"slice {start} comes after {self._next} others; write in order")
+    def _append(self, start: int, slices: Pixels) -> None:
         self._slabs.add(start, slices)
-        self._next += len(slices)
 
     def _store(self, start: int, slab: Pixels) -> None:
         index = self._layout.index(start, start + len(slab))
@@ -186,14 +181,6 @@ class Hdf5Writer:
 
     def written(self, start: int, stop: int) -> bool:
         return stop <= self._next - self._slabs.pending
-
-    def __exit__(self, *exception: Any) -> None:
-        if exception[0] is not None:
-            self._exit.__exit__(*exception)
-            return
-        with self._exit:
-            if self._next != self._layout.slices:
-                raise ValueError(f"{self._next} of {self._layout.slices} slices were written")
 
 
 @contextmanager
@@ -217,13 +204,8 @@ def _created(h5py: Any, path: Path) -> Iterator[Any]:
 def _choose(h5py: Any, file: Any, path: Path, dataset: str | None) -> Any:
     """The array named, or the only one that can be a volume."""
     if dataset is not None and isinstance(file.get(dataset), h5py.Dataset):
-        array = file[dataset]
-        if array.dtype.kind not in "buif" or array.ndim < 2:
-            raise UserError(
-                f"{path}:{dataset}: holds {array.dtype} values in {array.ndim} axes; a volume has "
-                "integers or floats in at least 2"
-            )
-        return array
+        check_array(file[dataset], f"{path}:{dataset}")
+        return file[dataset]
     arrays: dict[str, Any] = {}
 
     def collect(name: str, node: Any) -> None:

@@ -112,7 +112,7 @@ class ImagesWriter:
     ) -> None:
         self._dtype, self._classes, self._voxel = dtype, classes, voxel
         self._targets = [self._target(folder, file) for file in files]
-        self._written = {i for i, t in enumerate(self._targets) if resume and t.exists()}
+        self._resume, self._written = resume, set[int]()
         self.path = self._targets[0] if single else folder
 
     def _target(self, folder: Path, file: Path) -> Path:
@@ -131,7 +131,11 @@ class ImagesWriter:
             self._written.add(index)
 
     def written(self, start: int, stop: int) -> bool:
-        return self._written.issuperset(range(start, stop))
+        # Looked up anew: other runs may write the rest meanwhile.
+        return all(
+            i in self._written or (self._resume and self._targets[i].exists())
+            for i in range(start, stop)
+        )
 
     def __enter__(self) -> Self:
         return self

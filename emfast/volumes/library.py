@@ -1,9 +1,8 @@
-"""Libraries of formats: loaded when a file needs them, their errors told in one line."""
+"""Libraries of formats, loaded when a file needs them, and the choice among their arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,14 @@ def load(module: str, path: Path) -> Any:
         ) from None
 
 
-@contextmanager
-def readable(source: Path | str) -> Iterator[None]:
-    """Turn what a library raises at a damaged file into a :class:`UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except PermissionError:
-        raise UserError(f"{source}: may not be read") from None
-    except Exception as error:  # a damaged file raises whatever its decoder raises
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source}: cannot be read, truncated or damaged ({reason})") from None
+def check_array(array: Any, source: str) -> None:
+    """Refuse an array that cannot be a volume: of one axis, or of other values than numbers."""
+    if array.dtype.kind not in "buif" or array.ndim < 2:
+        noun = "axis" if array.ndim == 1 else "axes"
+        raise UserError(
+            f"{source}: holds {array.dtype} values in {array.ndim} {noun}; a volume has integers "
+            "or floats in at least 2"
+        )
 
 
 def only_array(arrays: Mapping[str, Any], path: Path) -> Any:

@@ -12,8 +12,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from emfast.data.reading import readable
 from emfast.volumes.axes import Layout, Pixels, given_axes, native, native_dtype, one_volume
-from emfast.volumes.library import load, readable
+from emfast.volumes.in_order import InOrder
+from emfast.volumes.library import load
 from emfast.volumes.units import nanometres
 from emfast.volumes.volume import VolumeInfo, VolumeWriter, VoxelSize
 from engines.errors import UserError
@@ -97,7 +99,7 @@ class MrcReader:
         self.close()
 
 
-class MrcWriter:
+class MrcWriter(InOrder):
     """An MRC volume, which appears when it is whole.
 
     See :class:`~emfast.volumes.volume.VolumeWriter`. Bytes are written as 16-bit integers and
@@ -111,19 +113,16 @@ class MrcWriter:
         header: of the input, for the order of its axes and what is one volume in it.
     """
 
-    resumable = False
     chunk = 1
 
     def __init__(
         self, path: Path, layout: Layout, dtype: np.dtype[Any], voxel: VoxelSize, header: Any
     ) -> None:
-        self.path = path
+        super().__init__(path, layout.slices)
         self._layout, self._voxel, self._header = layout, voxel, header
         self._dtype = np.dtype(WRITTEN[dtype.name])
-        self._next = 0
         self._sums = np.zeros(2)
         self._range = (np.inf, -np.inf)
-        self._exit = ExitStack()
 
     def __enter__(self) -> Self:
         mrcfile = load("mrcfile", self.path)
@@ -143,9 +142,7 @@ class MrcWriter:
             self._exit = stack.pop_all()
         return self
 
-    def write(self, start: int, slices: Pixels) -> None:
-        if start != self._next:
-            raise ValueError(f"slice {start} comes after {self._next} others; write in order")
+    def _append(self, start: int, slices: Pixels) -> None:
         if slices.dtype == np.uint32 and int(slices.max()) > LARGEST_EXACT:
             raise UserError(
                 f"{self.path}: MRC holds labels up to {LARGEST_EXACT}, and there are more; convert "
@@ -157,23 +154,13 @@ class MrcWriter:
         exact = values.astype(np.float64)
         self._sums += exact.sum(), np.square(exact).sum()
         self._range = (min(self._range[0], exact.min()), max(self._range[1], exact.max()))
-        self._next += len(slices)
 
-    def written(self, start: int, stop: int) -> bool:
-        return stop <= self._next
-
-    def __exit__(self, *exception: Any) -> None:
-        if exception[0] is not None:
-            self._exit.__exit__(*exception)
-            return
-        with self._exit:
-            if self._next != self._layout.slices:
-                raise ValueError(f"{self._next} of {self._layout.slices} slices were written")
-            mean, square = self._sums / math.prod(self._layout.shape)
-            with load("mrcfile", self.path).mmap(self._voxels.path, "r+") as mrc:
-                mrc.header.dmin, mrc.header.dmax = self._range
-                mrc.header.dmean = mean
-                mrc.header.rms = np.sqrt(max(square - mean**2, 0))
+    def _complete(self) -> None:
+        mean, square = self._sums / math.prod(self._layout.shape)
+        with load("mrcfile", self.path).mmap(self._voxels.path, "r+") as mrc:
+            mrc.header.dmin, mrc.header.dmax = self._range
+            mrc.header.dmean = mean
+            mrc.header.rms = np.sqrt(max(square - mean**2, 0))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,14 @@ def open_volume(
             from, axes that cannot be known, colours, several channels or time points, or a
             package that is not installed.
     """
+    # What finds the format meets folders that cannot be looked into.
+    try:
+        return _open(source, axes, dataset)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be opened ({error.strerror or error})") from None
+
+
+def _open(source: Path | str, axes: str | None, dataset: str | None) -> VolumeReader:
     path = Path(source)
     if dataset is None and not path.exists():
         before, _, behind = str(source).rpartition(":")

@@ -8,7 +8,13 @@ from typing import Any, Self
 import numpy as np
 import tifffile
 
-from emfast.data.tiff import page_array, readable
+from emfast.data.tiff import (
+    check_chain,
+    check_colours,
+    page_array,
+    readable,
+    white_is_largest,
+)
 from emfast.volumes.axes import (
     Layout,
     Pixels,
@@ -20,15 +26,11 @@ from emfast.volumes.axes import (
     unknown_axes,
 )
 from emfast.volumes.grey import single_channel
-from emfast.volumes.units import nanometres
-from emfast.volumes.volume import VolumeInfo, VolumeWriter, VoxelSize
+from emfast.volumes.tiff_voxels import tiff_voxel_size
+from emfast.volumes.volume import VolumeInfo, VolumeWriter
 from engines.errors import UserError
 
 SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
-# A resolution in pixels per centimetre or inch is a voxel size only below this: 72 or 300 per inch
-# are for printers, and no electron microscope's pixel is as large as 1 micrometre.
-LARGEST_PIXEL_NM = 1000.0
-PRINTERS_UNITS = ("cm", "inch")
 
 
 class TiffReader:
@@ -57,7 +59,7 @@ class TiffReader:
 
     def _open(self, axes: str | None) -> None:
         tiff, path = self._tiff, self.path
-        _check_chain(tiff, path)
+        check_chain(tiff, str(path))
         if not len(tiff.pages):
             raise UserError(f"{path}: holds no pages")
         series = tiff.series[0]
@@ -102,7 +104,7 @@ class TiffReader:
             layout.size,
             native_dtype(dtype),
             layout.axes,
-            _voxel_size(tiff, self.flavour),
+            tiff_voxel_size(tiff, self.flavour),
             note=note,
         )
 
@@ -123,7 +125,7 @@ class TiffReader:
         values = self._tiff.filehandle.read_array(
             dtype, (stop - start) * page, offset + start * page * dtype.itemsize
         )
-        return native(_white_is_largest(values, self._series.keyframe)).reshape(-1, height, width)
+        return native(white_is_largest(values, self._series.keyframe)).reshape(-1, height, width)
 
     def _page(self, index: int) -> Pixels:
         source = f"{self.path} page {index}"
@@ -131,7 +133,7 @@ class TiffReader:
             return single_channel(page_array(self._tiff.pages[index].aspage(), source), source)
         keyframe = self._series.keyframe
         array = self._tiff.asarray(key=index, series=self._series)
-        return single_channel(_white_is_largest(array, keyframe), source)
+        return single_channel(white_is_largest(array, keyframe), source)
 
     def writer(
         self, info: VolumeInfo, folder: Path, dtype: np.dtype[Any], classes: int, resume: bool
@@ -158,14 +160,6 @@ class TiffReader:
         self.close()
 
 
-def _check_chain(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a file that points to pages it does not hold: tifffile leaves them out silently."""
-    pages = len(tiff.pages)
-    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
-    if tiff.filehandle.read(tiff.tiff.offsetsize) != bytes(tiff.tiff.offsetsize):
-        raise UserError(f"{path}: is truncated or damaged, it ends after {pages} pages")
-
-
 def _pages_layout(tiff: tifffile.TiffFile, axes: str | None, source: str) -> Layout:
     """Every page is a slice; they must be alike."""
     first = tiff.pages.first
@@ -190,14 +184,7 @@ def _pages_layout(tiff: tifffile.TiffFile, axes: str | None, source: str) -> Lay
 
 def _series_layout(series: tifffile.TiffPageSeries, axes: str | None, source: str) -> Layout:
     """The axes that the metadata name, with pages that follow one another as slices."""
-    keyframe = series.keyframe
-    if keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        raise UserError(f"{source}: has a colour palette; convert it to 8-bit grey first")
-    if keyframe.planarconfig == tifffile.PLANARCONFIG.SEPARATE and keyframe.samplesperpixel > 1:
-        raise UserError(
-            f"{source}: holds {keyframe.samplesperpixel} planes of one colour image; save every "
-            "slice as a page of its own (tifffile: photometric='minisblack')"
-        )
+    check_colours(series.keyframe, source)
     letters, shape = series.axes, series.shape
     if letters.endswith("S"):
         letters, shape = letters[:-1], shape[:-1]
@@ -222,39 +209,3 @@ def _series_layout(series: tifffile.TiffPageSeries, axes: str | None, source: st
             "with one page a slice"
         )
     return layout
-
-
-def _white_is_largest(array: Pixels, page: tifffile.TiffPage) -> Pixels:
-    inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind in "bu"
-    return ~array if inverted else array
-
-
-def _voxel_size(tiff: tifffile.TiffFile, flavour: str) -> VoxelSize:
-    if flavour == "ome":
-        return _ome_voxel_size(tiff.ome_metadata)
-    # Pixels per unit, (1, 1) where the file does not say.
-    x, y = (1 / r if r else None for r in tiff.pages.first.resolution)
-    if flavour == "imagej":
-        metadata = tiff.imagej_metadata or {}
-        unit = metadata.get("unit")
-        if unit not in PRINTERS_UNITS and nanometres(1, unit) is not None:
-            spacing = metadata.get("spacing")
-            return VoxelSize(nanometres(spacing, unit), nanometres(y, unit), nanometres(x, unit))
-    units = (int(tifffile.RESUNIT.CENTIMETER), int(tifffile.RESUNIT.INCH))
-    unit = dict(zip(units, PRINTERS_UNITS, strict=True)).get(int(tiff.pages.first.resolutionunit))
-    sizes = [nanometres(size, unit) for size in (y, x)]
-    if None in sizes or max(s for s in sizes if s) > LARGEST_PIXEL_NM:
-        return VoxelSize(None, None, None)
-    return VoxelSize(None, *sizes)
-
-
-def _ome_voxel_size(xml: str | None) -> VoxelSize:
-    image = tifffile.xml2dict(xml or "").get("OME", {}).get("Image", {})
-    pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
-
-    def size(axis: str) -> float | None:
-        # The schema's unit where none is written.
-        unit = pixels.get(f"PhysicalSize{axis}Unit", "\u00b5m")
-        return nanometres(pixels.get(f"PhysicalSize{axis}"), unit)
-
-    return VoxelSize(size("Z"), size("Y"), size("X"))

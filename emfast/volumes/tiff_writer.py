@@ -11,6 +11,7 @@ import numpy as np
 import tifffile
 
 from emfast.volumes.axes import Pixels
+from emfast.volumes.in_order import InOrder
 from emfast.volumes.volume import VolumeInfo, VoxelSize
 from engines.files import atomic_write
 
@@ -21,7 +22,7 @@ PAGE_DIRECTORY = 512
 IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 
 
-class TiffWriter:
+class TiffWriter(InOrder):
     """One TIFF, which appears when it is whole.
 
     See :class:`~emfast.volumes.volume.VolumeWriter`. ImageJ's own layout is uncompressed, since
@@ -40,7 +41,6 @@ class TiffWriter:
         resolution: X and Y resolution and their unit, for a plain TIFF.
     """
 
-    resumable = False
     chunk = 1
 
     def __init__(
@@ -54,7 +54,7 @@ class TiffWriter:
         tile: tuple[int, int] | None,
         resolution: tuple[float, float, int],
     ) -> None:
-        self.path = path
+        super().__init__(path, info.slices)
         self._dtype, self._classes, self._resolution = dtype, classes, resolution
         assert info.size is not None
         channels = (classes,) if classes else ()
@@ -70,8 +70,6 @@ class TiffWriter:
         pages = info.slices * max(classes, 1)
         size = math.prod(self._shape) * dtype.itemsize
         self._large = size + pages * PAGE_DIRECTORY + HEADROOM >= 2**32
-        self._next = 0
-        self._exit = ExitStack()
 
     def __enter__(self) -> Self:
         imagej = self._flavour == "imagej"
@@ -85,12 +83,9 @@ class TiffWriter:
             self._exit = stack.pop_all()
         return self
 
-    def write(self, start: int, slices: Pixels) -> None:
-        if start != self._next:
-            raise ValueError(f"slice {start} comes after {self._next} others; write in order")
+    def _append(self, start: int, slices: Pixels) -> None:
         for index, page in enumerate(slices.reshape(-1, *self._shape[-2:])):
             self._write_page(page.astype(self._dtype, copy=False), start + index == 0)
-        self._next += len(slices)
 
     def _write_page(self, page: Pixels, first: bool) -> None:
         if self._flavour == "imagej":
@@ -118,23 +113,14 @@ class TiffWriter:
             resolutionunit=unit if plain else None,
         )
 
-    def written(self, start: int, stop: int) -> bool:
-        return stop <= self._next
-
-    def __exit__(self, *exception: Any) -> None:
-        if exception[0] is not None:
-            self._exit.__exit__(*exception)
-            return
-        with self._exit:
-            if self._next != self._shape[0]:
-                raise ValueError(f"{self._next} of {self._shape[0]} slices were written")
-            if self._flavour == "imagej":
-                # Only now: tifffile would take slices that come one by one for channels.
-                self._tiff.overwrite_description(
-                    tifffile.imagej_description(
-                        self._shape, axes=self._axes, **_imagej_metadata(self._voxel)
-                    )
+    def _complete(self) -> None:
+        if self._flavour == "imagej":
+            # Only now: tifffile would take slices that come one by one for channels.
+            self._tiff.overwrite_description(
+                tifffile.imagej_description(
+                    self._shape, axes=self._axes, **_imagej_metadata(self._voxel)
                 )
+            )
 
 
 def write_image(path: Path, image: Pixels, voxel: VoxelSize) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from emfast.data.reading import readable
 from emfast.volumes.axes import (
     Pixels,
     given_axes,
@@ -19,7 +20,7 @@ from emfast.volumes.axes import (
     shape_text,
     unknown_axes,
 )
-from emfast.volumes.library import list_arrays, load, only_array, readable
+from emfast.volumes.library import check_array, list_arrays, load, only_array
 from emfast.volumes.ome_zarr import Multiscale
 from emfast.volumes.slabs import slab_depth
 from emfast.volumes.volume import VolumeInfo, VolumeWriter, VoxelSize
@@ -60,8 +61,7 @@ class ZarrReader:
     def _open(self, axes: str | None) -> None:
         array = self._array = self._node(self.dataset)
         source = f"{self.path}:{self.dataset}" if self.dataset else str(self.path)
-        if array.dtype.kind not in "buif":
-            raise UserError(f"{source}: holds {array.dtype} values; EM slices are numbers")
+        check_array(array, source)
         letters = given_axes(axes, array.shape, source) if axes else self._axes()
         if letters is None or len(letters) != array.ndim:
             raise unknown_axes(array.shape, source)
@@ -160,7 +160,13 @@ class ZarrReader:
         with suppress(FileNotFoundError, KeyError, ValueError):
             node = self._node(inside)
         if node is None:
-            arrays = self._members(self._node(""))[0]
+            root = self._node("")
+            if isinstance(root, self._zarr.Array):
+                raise UserError(
+                    f"{self.path}: is one array ({shape_text(root.shape)}, {root.dtype}) and holds "
+                    f"no others; leave {inside!r} out"
+                )
+            arrays = self._members(root)[0]
             raise UserError(f"{self.path}: has no array {inside!r}; it holds {list_arrays(arrays)}")
         if isinstance(node, self._zarr.Array):
             return inside, self._owner(inside)
@@ -182,8 +188,6 @@ class ZarrReader:
     def _members(self, group: Any, inside: str = "") -> tuple[dict[str, Any], list[Multiscale]]:
         """Arrays that can be volumes and images of OME's in a group, by their path."""
         arrays, images = {}, []
-        if isinstance(group, self._zarr.Array):
-            return {}, []
         for name, node in sorted(group.members(max_depth=None), key=lambda member: member[0]):
             path = f"{inside}/{name}".strip("/")
             if not isinstance(node, self._zarr.Array):

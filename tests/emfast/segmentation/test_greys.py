@@ -81,8 +81,31 @@ def test_what_is_no_number_takes_no_part() -> None:
 def test_empty_slices_stay_empty(dtype: type[np.generic], value: float) -> None:
     if np.dtype(dtype).kind != "f":
         value = min(value, 200)
-    found = prepare(np.full((20, 30), value, dtype=dtype), "standardize", Greys())
+    image = np.full((20, 30), value, dtype=dtype)
+    found = prepare(image, "standardize", Greys())
     np.testing.assert_allclose(found.x, 0, atol=1e-3)
+    volume = Statistics(120.0, 30.0)
+    for greys in (Greys(), Greys(invert=True), Greys(limits=(-5, 5)), Greys(statistics=volume)):
+        assert prepare(image, "standardize", greys).blank
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.float32])
+def test_the_least_contrast_is_not_blank(dtype: type[np.generic]) -> None:
+    image = np.full((20, 30), 100, dtype=dtype)
+    image[3, 4] = 101
+    for greys in (Greys(), Greys(statistics=Statistics(120.0, 60.0))):
+        assert not prepare(image, "standardize", greys).blank
+    # All that differs is clipped.
+    assert prepare(image, "standardize", Greys(limits=(0, 90))).blank
+
+
+def test_one_grey_beside_what_is_no_number_is_blank() -> None:
+    image = np.full((20, 30), 7, dtype=np.float32)
+    image[:5] = np.nan
+    assert prepare(image, "standardize", Greys()).blank
+    probability = np.ones((2, 20, 30), dtype=np.float32)
+    prepare(image, "standardize", Greys()).erase(probability)
+    assert not probability.any()
 
 
 def test_a_slice_without_any_number() -> None:

@@ -20,9 +20,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from emfast.segmentation.output import Segmented, Settings, segment_files
+from emfast.segmentation.job import segment_files
+from emfast.segmentation.outputs import Outputs
 from emfast.segmentation.record import RECORD, SLICES, Record
+from emfast.segmentation.result import Segmented
 from emfast.segmentation.segmenter import Segmenter
+from emfast.segmentation.settings import Settings
 from emfast.synthesis.shard import Shard
 from engines.errors import UserError
 from tests.bundles import write_segmenter_bundle
@@ -84,11 +87,17 @@ def hashes(out: Path) -> dict[str, str]:
     }
 
 
+def command(source: Path, bundle: Path) -> list[str]:
+    """The command line in a process of its own, without ``--out``."""
+    return [
+        sys.executable, "-c", "from emfast.cli.main import main; main()", "segment", str(source),
+        "--model", str(bundle), "--engine", ENGINE, "--threads", "1",
+    ]  # fmt: skip
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, slices: int) -> None:
     """Let runs fail when so many slices are written."""
-    from emfast.segmentation import output
-
-    take, count = output._Taker.take, 0
+    take, count = Outputs.take, 0
 
     def failing(self: Any, item: Any) -> None:
         nonlocal count
@@ -97,7 +106,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, slices: int) -> None:
         count += 1
         take(self, item)
 
-    monkeypatch.setattr(output._Taker, "take", failing)
+    monkeypatch.setattr(Outputs, "take", failing)
 
 
 @pytest.mark.parametrize("median", [1, 3])
@@ -170,6 +179,41 @@ def test_shards_that_start_together_keep_each_others_slices(
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("layout", ["images", "zarr"])
+def test_shards_in_processes_that_start_together(
+    layout: str, tmp_path: Path, bundle: Path, segmenter: Segmenter
+) -> None:
+    source = WRITE[layout](tmp_path / NAME[layout], volume())
+    segment_files(source, tmp_path / "whole", segmenter)
+    out = tmp_path / "out"
+    processes = [
+        subprocess.Popen(
+            [*command(source, bundle), "--shard", f"{number}/2", "--out", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (1, 2)
+    ]
+    for process in processes:
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+    assert hashes(out) == hashes(tmp_path / "whole")
+    assert json.loads((out / RECORD).read_text())["complete"] is True
+
+
+def test_a_shard_misses_the_files_of_another(tmp_path: Path, segmenter: Segmenter) -> None:
+    source = write_images(tmp_path / "in", volume())
+    out = tmp_path / "out"
+    for number in (1, 2):
+        segment_files(source, out, segmenter, shard=Shard(number, 2))
+    before = hashes(out)
+    (out / "masks" / "s002.png").unlink()
+    assert segment_files(source, out, segmenter, shard=Shard(1, 2)).lacking == 1
+    assert segment_files(source, out, segmenter, shard=Shard(2, 2)).lacking == 0
+    assert hashes(out) == before
+
+
 def test_shards_of_a_file_are_refused(tmp_path: Path, segmenter: Segmenter) -> None:
     source = write_tiff(tmp_path / "in.tif", volume(3))
     with pytest.raises(UserError, match="written in one piece"):
@@ -181,15 +225,11 @@ def test_shards_of_a_file_are_refused(tmp_path: Path, segmenter: Segmenter) -> N
 def test_killed_and_taken_up_again(tmp_path: Path, bundle: Path, kind: str) -> None:
     stack = np.random.default_rng(1).integers(0, 256, (60, 300, 400), dtype=np.uint8)
     source = WRITE[kind](tmp_path / NAME[kind], stack)
-    command = [
-        sys.executable, "-c", "from emfast.cli.main import main; main()", "segment", str(source),
-            "--model", str(bundle),
-    "--engine", ENGINE, "--threads", "1", "--probability", "float32",
-    ]  # fmt: skip
+    given = [*command(source, bundle), "--probability", "float32"]
     out = tmp_path / "killed"
     # The process itself is killed: a signal handler or finally block would not be tested else.
     process = subprocess.Popen(
-        [*command, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [*given, "--out", str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
     lines = out / "slices-1-of-1.jsonl"
@@ -203,7 +243,7 @@ def test_killed_and_taken_up_again(tmp_path: Path, bundle: Path, kind: str) -> N
     assert 10 <= written < 60
     for folder in (out, tmp_path / "whole"):
         done = subprocess.run(
-            [*command, "--out", str(folder)], capture_output=True, text=True, check=False
+            [*given, "--out", str(folder)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         if folder == out:
@@ -273,6 +313,6 @@ def test_torn_lines_count_as_none(
         with pytest.raises(UserError, match="power cut"):
             segment_files(source, out, segmenter)
     lines = out / "slices-1-of-1.jsonl"
-    lines.write_bytes(lines.read_bytes()[:-9])
+    lines.write_bytes(b'{"index": 5}\n7\n' + lines.read_bytes()[:-9])
     assert segment_files(source, out, segmenter).found == 2
     assert len((out / SLICES).read_text().splitlines()) == 6

@@ -10,13 +10,14 @@ import pytest
 from emfast.segmentation.flips import mean_over_flips
 from emfast.segmentation.greys import Prepared
 from emfast.segmentation.neighbours import Median, check_median
-from emfast.segmentation.streaming import Behind, Predicted, ahead
+from emfast.segmentation.predicted import Predicted
+from emfast.segmentation.streaming import Behind, ahead
 from engines.errors import UserError
 
 
 def predicted(index: int, probability: np.ndarray) -> Predicted:  # type: ignore[type-arg]
     image = np.zeros((2, 3), dtype=np.uint8)
-    return Predicted(index, image, Prepared(np.zeros((0, 0), np.float32), None, 0), probability)
+    return Predicted(index, image, Prepared(np.zeros((0, 0), np.float32), None, 0, False), probability)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3, 4, 9])

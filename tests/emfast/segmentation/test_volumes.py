@@ -20,9 +20,10 @@ from emfast.data.sample import read_sample
 from emfast.quality.overlap import confusion
 from emfast.segmentation.greys import Greys
 from emfast.segmentation.instances import label_instances
-from emfast.segmentation.output import Settings, segment_files, segment_volume
+from emfast.segmentation.job import segment_files, segment_volume
 from emfast.segmentation.record import RECORD
 from emfast.segmentation.segmenter import Segmenter
+from emfast.segmentation.settings import Settings
 from engines.bundle import MANIFEST, open_bundle
 from engines.errors import UserError
 from tests.bundles import write_segmenter_bundle
@@ -73,6 +74,18 @@ def test_every_type_gives_the_masks_of_its_bytes(
     result = segment_files(tmp_path / "s.tif", tmp_path / "out", segmenter)
     np.testing.assert_array_equal(masks_of(result.masks), segmenter.segment(stack) * 255)
     assert result.notes == ()
+
+
+def test_a_slice_of_one_grey_shows_nothing_and_is_told(tmp_path: Path) -> None:
+    """As volumes are padded with; the shipped network marks a third of such a slice."""
+    stack = np.stack([np.zeros((48, 64), np.uint8), blobs(1, 48, 64)[0]])
+    tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack")
+    with Segmenter.open("epfl-segmenter", "onnxruntime-cpu", threads=1) as segmenter:
+        result = segment_files(tmp_path / "s.tif", tmp_path / "out", segmenter)
+        assert not masks_of(result.masks)[0].any()
+        assert not segmenter.probability(stack)[0].any()
+        assert segmenter.probability(stack)[1].any()
+    assert result.notes == ("3072 pixels in 1 slice of one grey: nothing is found there",)
 
 
 def test_holes_and_hot_pixels_are_counted_and_told(tmp_path: Path, segmenter: Segmenter) -> None:
@@ -291,8 +304,9 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from emfast.segmentation.output import Settings, segment_files, segment_volume
+from emfast.segmentation.job import segment_files
 from emfast.segmentation.segmenter import Segmenter
+from emfast.segmentation.settings import Settings
 with Segmenter.open(sys.argv[1], "onnxruntime-cpu", threads=1) as segmenter:
     segment_files(sys.argv[2], Path(sys.argv[3]), segmenter, Settings(median=3))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

@@ -14,7 +14,12 @@ import pytest
 import tifffile
 
 from emfast.segmentation.greys import Greys
+from emfast.segmentation.preprocessing import SegmenterSpec
 from emfast.segmentation.segmenter import Segmenter
+from emfast.server.batching import Reading
+from emfast.server.decode import Decoded
+from emfast.server.encode import Output, Wanted
+from emfast.server.errors import ApiError
 from engines.bundle import MANIFEST
 from tests.bundles import write_segmenter_bundle
 from tests.emfast.server.serving import Server, encoded, load_image, load_npy, npy, sample, serving
@@ -46,6 +51,9 @@ def test_every_type_gives_the_segmenters_bytes(
         "inverted": False,
         "clipped": 1,
         "invalid": numbers,
+        "blank": 0,
+        "pixel_size": [5, 5],
+        "pixel_size_from": "model",
         "resampled": False,
     }
     mask = segmenter.segment(own)[0] * 255
@@ -116,3 +124,72 @@ def test_resampled_pixels_have_their_limit(scaling: Server) -> None:
     answer = scaling.post(npy(sample()), pixel_size=50)
     assert answer.status_code == 422
     assert answer.json()["accepted"] == "nm, at most 8 times from the model's 5 nm"
+
+
+def tiff(image: npt.NDArray[Any], nanometres: float, flavour: str) -> bytes:
+    """A TIFF that says its pixel size."""
+    file = io.BytesIO()
+    if flavour == "plain":
+        per_cm = 1e7 / nanometres
+        tifffile.imwrite(file, image, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER")
+    elif flavour == "imagej":
+        per_micron = 1e3 / nanometres
+        tifffile.imwrite(
+            file, image, imagej=True, resolution=(per_micron, per_micron), metadata={"unit": "um"}
+        )
+    else:
+        sizes = {"PhysicalSizeX": nanometres, "PhysicalSizeXUnit": "nm"}
+        sizes |= {"PhysicalSizeY": nanometres, "PhysicalSizeYUnit": "nm"}
+        tifffile.imwrite(file, image, ome=True, metadata=sizes)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("flavour", ["plain", "imagej", "ome"])
+def test_the_pixel_size_that_a_file_says(scaled: Path, scaling: Server, flavour: str) -> None:
+    image = wide("uint16")
+    with Segmenter.open(scaled, "onnxruntime-cpu", threads=1) as segmenter:
+        at = {nm: segmenter.probability(image[None], pixel_size=(nm, nm))[0] for nm in (6.0, 8.0)}
+    answer = scaling.post(tiff(image, 8, flavour), output="probability")
+    assert answer.status_code == 200, answer.text
+    np.testing.assert_allclose(load_npy(answer.content), at[8.0], atol=1e-4)
+    told = json.loads(answer.headers["emfast-read-as"])
+    assert told["pixel_size"] == pytest.approx([8, 8])
+    assert (told["pixel_size_from"], told["resampled"]) == ("file", True)
+    # The request knows better.
+    answer = scaling.post(tiff(image, 8, flavour), output="probability", pixel_size=6)
+    assert load_npy(answer.content).tobytes() == at[6.0].tobytes()
+    told = json.loads(answer.headers["emfast-read-as"])
+    assert (told["pixel_size"], told["pixel_size_from"]) == ([6, 6], "request")
+
+
+def test_files_that_do_not_say_their_pixel_size(scaling: Server) -> None:
+    told = json.loads(scaling.post(encoded(sample())).headers["emfast-read-as"])
+    assert (told["pixel_size"], told["pixel_size_from"]) == ([5, 5], "model")
+
+
+def test_a_model_that_does_not_know_its_own_pixel_size() -> None:
+    spec = SegmenterSpec(1, ("mitochondria",), "standardize", 0.5)
+    silent = Decoded(sample()[None], stack=False)
+    said = Decoded(sample()[None], stack=False, pixel_size=(8.0, 8.0))
+    wanted = Wanted(Output.PNG, spec)
+    told = json.loads(wanted.completed(silent).read_as(silent))
+    assert (told["pixel_size"], told["pixel_size_from"]) == (None, None)
+    told = json.loads(wanted.completed(said).read_as(said))
+    assert (told["pixel_size"], told["pixel_size_from"]) == ([8, 8], "file")
+    assert not told["resampled"]
+    given = Wanted(Output.PNG, spec, reading=Reading(pixel_size=(8.0, 8.0)))
+    with pytest.raises(ApiError, match="does not say which one it was trained on"):
+        given.completed(said).check(said, 10**6)
+
+
+def test_a_pixel_size_in_a_file_that_cannot_be(scaling: Server) -> None:
+    body = tiff(sample(), 500, "plain")
+    answer = scaling.post(body)
+    assert answer.status_code == 422
+    told = answer.json()
+    assert told["got"] == "a file of pixels of 500 x 500 nm"
+    assert told["accepted"] == (
+        "nm, at most 8 times from the model's 5 nm; where the file is wrong, say the "
+        "pixel size with pixel_size"
+    )
+    assert scaling.post(body, pixel_size=5).status_code == 200

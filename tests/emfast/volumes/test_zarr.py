@@ -322,3 +322,12 @@ def test_damage_is_told(tmp_path: Path) -> None:
     (source / "zarr.json").write_text("")
     with pytest.raises(UserError, match="cells.zarr"):
         open_volume(source)
+
+
+def test_arrays_that_are_no_volumes(tmp_path: Path) -> None:
+    zarr.create_array(str(tmp_path / "line.zarr"), data=np.arange(5))
+    with pytest.raises(UserError, match=r"line\.zarr: holds int64 values in 1 axis; a volume has"):
+        open_volume(tmp_path / "line.zarr")
+    zarr.create_array(str(tmp_path / "one.zarr"), data=np.zeros((3, 4), np.uint8))
+    with pytest.raises(UserError, match=r"is one array \(3 x 4, uint8\).*; leave 'raw' out"):
+        open_volume(f"{tmp_path / 'one.zarr'}:raw")

@@ -11,9 +11,10 @@ import tifffile
 from PIL import Image
 
 from emfast.data.stack import read_stack
-from emfast.segmentation.output import Settings, segment_files
+from emfast.segmentation.job import segment_files
 from emfast.segmentation.record import RECORD, SLICES
 from emfast.segmentation.segmenter import Segmenter
+from emfast.segmentation.settings import Settings
 from engines.errors import UserError
 from tests.bundles import write_segmenter_bundle
 
