@@ -16,9 +16,12 @@ from emfast.cli.engines import app as engines_app
 from emfast.cli.evaluate import evaluate
 from emfast.cli.export import export
 from emfast.cli.generate import generate
+from emfast.cli.pack import pack
 from emfast.cli.report import report
 from emfast.cli.segment import segment
+from emfast.cli.select import select
 from emfast.cli.serve import serve
+from emfast.cli.study import study
 from emfast.cli.train import app as train_app
 from engines.errors import UserError
 
@@ -49,10 +52,13 @@ def callback(
 
 
 app.command()(generate)
+app.command()(select)
+app.command()(pack)
 app.command()(segment)
 app.command()(serve)
 app.command()(evaluate)
 app.command()(report)
+app.command()(study)
 app.command()(export)
 app.command()(doctor)
 app.add_typer(train_app, name="train")

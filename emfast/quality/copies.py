@@ -43,8 +43,8 @@ class Novelty:
 
     @property
     def threshold(self) -> float:
-        """Half way from the largest coincidence to a copy, 1; near copies are above it."""
-        return (1 + self.coincidence) / 2
+        """Near copies are above it: see :func:`copy_threshold`."""
+        return copy_threshold(self.coincidence)
 
     @property
     def near_copies(self) -> float:
@@ -62,6 +62,11 @@ class Novelty:
 
     def _share_above(self, similarity: float) -> float:
         return float(np.mean([match.similarity > similarity for match in self.matches]))
+
+
+def copy_threshold(coincidence: float) -> float:
+    """Half way from the largest similarity of unrelated tissue to a copy, 1."""
+    return (1 + coincidence) / 2
 
 
 def search_copies(

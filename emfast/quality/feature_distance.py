@@ -87,6 +87,26 @@ def nearest_distance(candidate: Vectors, reference: Vectors) -> npt.NDArray[np.f
     return distances
 
 
+def neighbour_distance(
+    candidate: Vectors, reference: Vectors, allowed: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.float64]:
+    """Mean Euclidean distance of each candidate to its nearest references, float64 (candidates,).
+
+    Args:
+        candidate, reference: at least one row each. The nearest :data:`NEIGHBOURS` count, or all
+            where there are fewer.
+        allowed: bool (candidates, references), which of them may count; everyone by default, and
+            at least one for each candidate.
+    """
+    distances = cdist(candidate, reference)
+    if allowed is not None:
+        distances[~allowed] = np.inf
+    nearest = np.sort(distances, axis=1)[:, :NEIGHBOURS]
+    counts = np.isfinite(nearest)
+    means: npt.NDArray[np.float64] = nearest.sum(axis=1, where=counts) / counts.sum(axis=1)
+    return means
+
+
 def diversity(vectors: Vectors) -> float:
     """Mean Euclidean distance of two images of one set; 0 where all are equal."""
     return float(pdist(vectors).mean())

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import label, regionprops
 
-Uint8 = npt.NDArray[np.uint8]
+from emfast.quality.image_scores import SPECK
 
-# Pixels below which a component is a speck: 40 nm across at 5 nm a pixel, far below mitochondria.
-SPECK = 64
+Uint8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Component:
 
     @property
     def speck(self) -> bool:
-        """Whether it is smaller than :data:`SPECK` pixels."""
+        """Whether it is smaller than :data:`~emfast.quality.image_scores.SPECK` pixels."""
         return self.area < SPECK
 
 

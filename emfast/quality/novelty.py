@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import fft
 from scipy.ndimage import gaussian_filter
 
-from emfast.progress import progress
+from emfast.progress import Advance, progress
 from emfast.training.batches import flip_turn
 from engines.onnxruntime import cpu_count
 
@@ -70,6 +71,102 @@ class Match:
         return flip_turn(image[self.y : self.y + side, self.x : self.x + side], self.symmetry)
 
 
+class PlaceSearch:
+    """Real slices, prepared to be searched for many images, some at a time.
+
+    A context manager: leaving it ends its threads.
+
+    Args:
+        read_slice: gives a slice by its index, uint8 (height, width), not smaller than the images.
+        slices: number of slices.
+        side: of the images, in pixels.
+    """
+
+    def __init__(self, read_slice: Callable[[int], Uint8], slices: int, side: int) -> None:
+        self.slices, self.side = slices, side
+        self._factor = max(1, side // COARSE_SIDE)
+        self._read_slice, self._lock = read_slice, Lock()
+        self._pool = ThreadPoolExecutor(cpu_count())
+        self._planes = list(self._pool.map(self._coarse_plane, range(slices)))
+
+    def find(
+        self,
+        tiles: Uint8,
+        allowed: npt.NDArray[np.bool_] | None = None,
+        title: str | None = None,
+    ) -> list[Match]:
+        """Find the most similar place of each image.
+
+        Args:
+            tiles: uint8 (count, side, side), greys in [0, 255].
+            allowed: bool (count, slices), where to look for each image, at least one slice each;
+                everywhere by default.
+            title: of the progress bar; none by default.
+
+        Returns:
+            The match of each image.
+        """
+        todo = self._candidates(tiles, allowed, title)
+
+        def measure(index: int) -> list[tuple[int, Match]]:
+            image = _smooth(self._read(index), self.side * SMOOTHING)
+            return [
+                (c.tile, _measure(tiles[c.tile], image, index, c, self._factor))
+                for c in todo[index]
+            ]
+
+        best_matches: dict[int, Match] = {}
+        with _bar(title and "measuring their similarity", len(todo)) as advance:
+            for found in self._pool.map(measure, todo):
+                for tile, match in found:
+                    known = best_matches.get(tile)
+                    if known is None or match.similarity > known.similarity:
+                        best_matches[tile] = match
+                advance()
+        return [best_matches[tile] for tile in range(len(tiles))]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _candidates(
+        self, tiles: Uint8, allowed: npt.NDArray[np.bool_] | None, title: str | None
+    ) -> dict[int, list[_Candidate]]:
+        """The first pass: the best places of each image, by their slice."""
+        todo: dict[int, list[_Candidate]] = defaultdict(list)
+        chunk = max(1, CHUNK_BYTES // (8 * max(plane.spectrum.nbytes for plane in self._planes)))
+        with _bar(title, len(tiles)) as advance:
+            for first in range(0, len(tiles), chunk):
+                part = range(first, min(first + chunk, len(tiles)))
+                variants = self._pool.map(lambda i: _variants(tiles[i], self._factor), part)
+                scores, places = _correlate_all(
+                    np.concatenate(list(variants)), self._planes, self._pool
+                )
+                if allowed is not None:
+                    scores[~allowed[part.start : part.stop]] = -np.inf
+                for tile, tile_scores, tile_places in zip(part, scores, places, strict=True):
+                    for best in np.argsort(tile_scores.ravel())[::-1][:CANDIDATES]:
+                        index, variant = divmod(int(best), len(INVERSE))
+                        if np.isfinite(tile_scores[index, variant]):
+                            y, x = tile_places[index, variant] * self._factor
+                            todo[index].append(_Candidate(tile, variant, int(y), int(x)))
+                advance(len(part))
+        return todo
+
+    def _coarse_plane(self, index: int) -> _Plane:
+        return _plane(_reduce(self._read(index), self._factor), self.side // self._factor)
+
+    def _read(self, index: int) -> Uint8:
+        with self._lock:  # a TIFF's pages share one file position
+            return self._read_slice(index)
+
+
 def find_matches(
     tiles: Uint8,
     read_slice: Callable[[int], Uint8],
@@ -81,57 +178,15 @@ def find_matches(
 
     Args:
         tiles: uint8 (count, side, side), greys in [0, 255].
-        read_slice: gives a slice by its index, uint8 (height, width), not smaller than the images.
-        slices: number of slices.
-        allowed: bool (count, slices), where to look for each image, at least one slice each;
-            everywhere by default.
+        read_slice, slices: as for :class:`PlaceSearch`.
+        allowed: as for :meth:`PlaceSearch.find`.
         title: of the progress bar.
 
     Returns:
         The match of each image.
     """
-    side = tiles.shape[1]
-    factor = max(1, side // COARSE_SIDE)
-    lock = Lock()
-
-    def read(index: int) -> Uint8:
-        with lock:  # a TIFF's pages share one file position
-            return read_slice(index)
-
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        planes = list(
-            pool.map(lambda i: _plane(_reduce(read(i), factor), side // factor), range(slices))
-        )
-        todo: dict[int, list[_Candidate]] = defaultdict(list)
-        chunk = max(1, CHUNK_BYTES // (8 * max(plane.spectrum.nbytes for plane in planes)))
-        with progress(title, len(tiles)) as advance:
-            for first in range(0, len(tiles), chunk):
-                part = range(first, min(first + chunk, len(tiles)))
-                variants = pool.map(lambda i: _variants(tiles[i], factor), part)
-                scores, places = _correlate_all(np.concatenate(list(variants)), planes, pool)
-                if allowed is not None:
-                    scores[~allowed[part.start : part.stop]] = -np.inf
-                for tile, tile_scores, tile_places in zip(part, scores, places, strict=True):
-                    for best in np.argsort(tile_scores.ravel())[::-1][:CANDIDATES]:
-                        index, variant = divmod(int(best), len(INVERSE))
-                        if np.isfinite(tile_scores[index, variant]):
-                            y, x = tile_places[index, variant] * factor
-                            todo[index].append(_Candidate(tile, variant, int(y), int(x)))
-                advance(len(part))
-
-        def measure(index: int) -> list[tuple[int, Match]]:
-            image = _smooth(read(index), side * SMOOTHING)
-            return [(c.tile, _measure(tiles[c.tile], image, index, c, factor)) for c in todo[index]]
-
-        best_matches: dict[int, Match] = {}
-        with progress("measuring their similarity", len(todo)) as advance:
-            for found in pool.map(measure, todo):
-                for tile, match in found:
-                    known = best_matches.get(tile)
-                    if known is None or match.similarity > known.similarity:
-                        best_matches[tile] = match
-                advance()
-    return [best_matches[tile] for tile in range(len(tiles))]
+    with PlaceSearch(read_slice, slices, tiles.shape[1]) as search:
+        return search.find(tiles, allowed, title)
 
 
 def far_slices(own: npt.NDArray[np.intp], slices: int) -> npt.NDArray[np.bool_]:
@@ -178,6 +233,15 @@ class _Plane(NamedTuple):
     spectrum: npt.NDArray[np.complex64]
     shape: tuple[int, int]
     inverse_norms: Float32
+
+
+def _bar(title: str | None, total: int) -> AbstractContextManager[Advance]:
+    """A progress bar, or without a title nothing that is shown."""
+    return progress(title, total) if title else nullcontext(_no_advance)
+
+
+def _no_advance(steps: int = 1, note: str = "") -> None:
+    pass
 
 
 def _measure(tile: Uint8, image: Float32, index: int, place: _Candidate, factor: int) -> Match:

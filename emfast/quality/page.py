@@ -27,7 +27,7 @@ from emfast.quality.charts import (
     spectrum_chart,
 )
 from emfast.quality.comparison import Comparison, Example
-from emfast.quality.mask_shape import SPECK
+from emfast.quality.image_scores import SPECK
 from emfast.quality.measures import (
     Measures,
     mean_spectrum,

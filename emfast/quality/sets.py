@@ -40,6 +40,11 @@ class LabelledSlices:
     def __len__(self) -> int:
         return len(self.names)
 
+    def files(self) -> tuple[Path, ...]:
+        """The files of all images and their masks, each once."""
+        masks = (self._masks.files[index] for index in self._mask_index)
+        return tuple(dict.fromkeys((*self._images.files, *masks)))
+
     def image(self, index: int) -> Grey:
         """Decode one image: uint8 (height, width), greys in [0, 255]."""
         return self._images.read(index)

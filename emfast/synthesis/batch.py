@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emfast.synthesis.denoiser import Generator
-from emfast.synthesis.folder import JOB
+from emfast.synthesis.manifest import JOB
 from engines.errors import UserError
 
 AUTO = "auto"

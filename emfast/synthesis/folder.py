@@ -5,9 +5,13 @@ images/                NNNNNN.png, grey
 masks/                 NNNNNN.png, 0 and 255 (labels, where a model has several classes)
 pairs/                 NNNNNN.png, the paper's RGB pairs, on request
 manifest-I-of-N.jsonl  what shard I of N drew; merged and removed when the set is whole
-manifest.jsonl         one line an image, in their order: index, seed, sampler, engine, precision,
-                       bundle, size and SHA-256 of the files
+
+and once it is whole, what :func:`emfast.synthesis.publication.publish` makes of the parts:
+
+manifest.jsonl         one line an image, in their order, as manifest.schema.json says
+metadata.jsonl         the same, flat, for Hugging Face's imagefolder
 contact.png            the first images with their masks outlined
+README.md              the card
 
 Each shard writes its own images and appends to its own part of the manifest. Who finds the set
 whole merges the parts; who finds a part gone reads what was merged.
@@ -23,22 +27,19 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from emfast.channels import Uint8
-from emfast.data.image import read_image
-from emfast.pictures import contact_sheet
+from emfast.synthesis.description import differences
+from emfast.synthesis.manifest import JOB, MANIFEST, entries, file_name, line, lines_in
+from emfast.synthesis.publication import PUBLISHED, publish
 from emfast.synthesis.shard import Shard
 from engines.errors import UserError
 from engines.files import atomic_write, sha256
-
-CONTACT_IMAGES = 12
-JOB = "job.json"
-MANIFEST = "manifest.jsonl"
 
 
 class SetFolder:
@@ -46,8 +47,8 @@ class SetFolder:
 
     Args:
         path: new, empty, or holding the same job, of at most as many images.
-        record: what is drawn, JSON-ready; ``count`` may grow, and ``passed_over`` and the engine's
-            device may differ from call to call.
+        record: what is drawn, as :func:`emfast.synthesis.description.describe` gives it; ``count``
+            may grow.
         shard: that draws.
 
     Raises:
@@ -84,7 +85,7 @@ class SetFolder:
         """
         todo = self.shard.owned(count, block)
         for source in self._sources():
-            for _, entry in _entries(source):
+            for _, entry in entries(source):
                 index = entry["index"]
                 if index < count and todo[index] and self._holds(entry, verify):
                     todo[index] = False
@@ -105,63 +106,77 @@ class SetFolder:
             buffer = BytesIO()
             Image.fromarray(pixels[kind]).save(buffer, "png")
             data = buffer.getvalue()
-            name = _file(kind, index)
+            name = file_name(kind, index)
             with atomic_write(self.path / name, str(self.shard)) as temporary:
                 temporary.write_bytes(data)
             files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         return files
 
-    def append(self, entries: Iterable[dict[str, Any]]) -> None:
+    def append(self, listed: Iterable[dict[str, Any]]) -> None:
         """List images whose files are written."""
         try:
-            with self._part.open("a") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+            with self._part.open("ab") as file:
+                end = file.tell()
+                try:
+                    file.write(b"".join(line(entry) for entry in listed))
+                    file.flush()
+                except OSError:
+                    file.truncate(end)
+                    raise
         except OSError as error:
             raise UserError(f"{self._part}: cannot be written ({error.strerror})") from None
 
     def finish(self) -> int:
-        """Merge the manifest when every image is there.
+        """Merge the manifest when every image is there, and publish the set.
 
         Returns:
-            Number of images that the set still lacks.
+            Number of images that the set still lacks; fewer than that where images are listed
+            twice, but never 0.
         """
         try:
-            with tempfile.TemporaryFile() as lines:
-                return self._merge(lines)
+            # Another call may have asked for more images since this one began.
+            record = json.loads((self.path / JOB).read_text())
+            sources = list(self._sources())
+            # Counting lines is quick, where every shard of a large set asks.
+            lacking = int(record["count"]) - sum(lines_in(source) for source in sources)
+            published = all((self.path / name).exists() for name in PUBLISHED)
+            if lacking > 0 or (len(sources) == 1 and published):
+                return lacking
+            # In the folder, and not where the system keeps such files: it may have no room.
+            with tempfile.TemporaryFile(dir=self.path, prefix=".lines.", suffix=".tmp") as lines:
+                return self._merge(record, lines)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
 
-    def _merge(self, lines: Any) -> int:
-        # Another call may have asked for more images since this one began.
-        count = json.loads((self.path / JOB).read_text())["count"]
+    def _merge(self, record: dict[str, Any], lines: IO[bytes]) -> int:
+        count = record["count"]
         # A set may be large: its lines wait in a file, and memory holds where each one begins.
         begins = np.full(count, -1, dtype=np.int64)
         sizes = {}
         for source in self._sources():
             sizes[source] = source.stat().st_size if source.exists() else 0
-            for line, entry in _entries(source):
+            for text, entry in entries(source):
                 index = entry["index"]
                 if index >= count:
                     continue
                 if begins[index] >= 0:
                     lines.seek(begins[index])
                     # Drawn twice, because its files were damaged: the line that is true of them.
-                    if lines.readline() == line or not self._holds(entry, verify=True):
+                    if lines.readline() == text or not self._holds(entry, verify=True):
                         continue
                 begins[index] = lines.seek(0, os.SEEK_END)
-                lines.write(line)
+                lines.write(text)
         parts = [source for source in sizes if source.name != MANIFEST]
         lacking = int((begins < 0).sum())
-        if lacking or not parts:
+        if lacking:
             return lacking
-        self._write_contact(min(count, CONTACT_IMAGES))
-        with (
-            atomic_write(self.path / MANIFEST, str(self.shard)) as temporary,
-            temporary.open("wb") as out,
-        ):
+
+        def ordered() -> Iterator[bytes]:
             for begin in begins:
                 lines.seek(begin)
-                out.write(lines.readline())
+                yield lines.readline()
+
+        publish(self.path, record, ordered(), str(self.shard))
         for part in parts:
             # One that grew belongs to a run that makes the set larger.
             if part.exists() and part.stat().st_size == sizes[part]:
@@ -212,11 +227,12 @@ class SetFolder:
             raise UserError(
                 f"{path}: is damaged; remove {self.path} or give another --out"
             ) from None
-        settled, wanted = _settled(then), _settled(record)
-        changed = [key for key in wanted if wanted[key] != settled.get(key)]
+        changed = differences(then, record)
         if changed:
-            told = "; ".join(f"{k} was {settled.get(k)}, is {wanted[k]}" for k in changed)
-            raise UserError(f"{self.path}: holds another job ({told}); give another --out")
+            raise UserError(
+                f"{self.path}: holds another job ({'; '.join(changed)}); give another --out, or "
+                "the options that it was begun with"
+            )
         if count > record["count"]:
             raise UserError(
                 f"{self.path}: is a set of {count} images and does not shrink to "
@@ -229,67 +245,37 @@ class SetFolder:
     def _create(self, path: Path, text: str) -> bool:
         """Write a file unless another shard was first; shards may start at the same moment."""
         temporary = path.with_name(f".{path.stem}.{self.shard}.{os.getpid()}.tmp{path.suffix}")
-        temporary.write_text(text)
         try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            os.replace(temporary, path)
+            temporary.write_text(text)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         return True
 
     def _remove_leftovers(self, place: Path) -> None:
         """Remove what a killed run was writing, and nothing that another shard is writing."""
-        for path in place.glob(".*.tmp*"):
-            writer = re.search(r"\.(\d+)-of-(\d+)\.\d+\.tmp", path.name)
-            if (
-                writer
-                and writer[2] == str(self.shard.count)
-                and writer[1] != str(self.shard.number)
-            ):
-                continue
-            path.unlink(missing_ok=True)
-
-    def _write_contact(self, count: int) -> None:
-        images, masks = (
-            np.stack([read_image(self.path / _file(kind, i)) for i in range(count)])
-            for kind in ("images", "masks")
-        )
-        with atomic_write(self.path / "contact.png", str(self.shard)) as temporary:
-            contact_sheet(images, masks).save(temporary)
-
-
-def _file(kind: str, index: int) -> str:
-    return f"{kind}/{index:06d}.png"
+        number, count = self.shard.number, self.shard.count
+        anothers = re.compile(rf"\.(?!{number}-)\d+-of-{count}\.\d+\.tmp")
+        # A glob would hold all names of a large set.
+        with os.scandir(place) as files:
+            left = [
+                file.path
+                for file in files
+                if file.name.startswith(".")
+                and ".tmp" in file.name
+                and not anothers.search(file.name)
+            ]
+        for path in left:
+            Path(path).unlink(missing_ok=True)
 
 
 def _json(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=1) + "\n"
-
-
-def _settled(record: dict[str, Any]) -> dict[str, Any]:
-    """What every call of a job must agree on: what changes the images' bytes."""
-    engine = {k: v for k, v in record.get("engine", {}).items() if k != "device"}
-    rest = {k: v for k, v in record.items() if k not in ("count", "passed_over")}
-    return {**rest, "engine": engine}
-
-
-def _entries(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Lines of a manifest and what they say; a torn one counts as none, a missing file as empty."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if line.endswith(b"\n"):
-                yield line, entry
 
 
 def _cut_torn_line(path: Path) -> None:

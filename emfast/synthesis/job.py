@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from emfast.channels import Uint8
-from emfast.data.pairs import encode_pair
 from emfast.diffusion.noise import check_seed
-from emfast.progress import progress
+from emfast.progress import Advance, progress
 from emfast.synthesis.denoiser import Generator
+from emfast.synthesis.description import describe, device_name
 from emfast.synthesis.folder import SetFolder
 from emfast.synthesis.shard import Shard
+from emfast.synthesis.writer import SetWriter
 from engines.errors import UserError
 
 # Engines that give an image the same bits in a batch of any size and with any number of threads;
@@ -82,6 +81,7 @@ def run_job(
     folder: Path,
     shard: Shard | None = None,
     verify: bool = False,
+    report: Callable[[int], None] | None = None,
 ) -> Generated:
     """Draw a set, or what is missing of it, into a folder.
 
@@ -95,49 +95,70 @@ def run_job(
         folder: new, empty, or holding the same job, of at most as many images.
         shard: the part of the set that this call draws; all of it by default.
         verify: compare the SHA-256 of files that are there, instead of their size alone.
+        report: called, from another thread, with the number of images that are newly written and
+            listed; there is no progress bar then.
 
     Raises:
-        UserError: the folder holds something else, or cannot be written.
+        UserError: the folder holds something else or cannot be written, the disk is full, or the
+            engine failed. What was drawn is kept.
     """
     shard = shard or Shard()
     generator.check_size(job.size)
     sampler = generator.spec.sampler(job.steps, job.sampler, job.eta)
+    classes = sum(c.kind == "mask" for c in generator.spec.channels)
+    if job.pairs and classes > 1:
+        raise UserError(
+            f"an RGB pair holds one class, and {generator.bundle.manifest.name} draws {classes}; "
+            "leave out --rgb"
+        )
     invariant = generator.engine.info.engine in BATCH_INVARIANT
     block = 1 if invariant else job.batch
-    record = _description(job, generator, invariant)
+    record = _record(job, generator, invariant)
     place = SetFolder(folder, record, shard)
     missing = place.missing(job.count, block, verify)
     found = int(shard.owned(job.count, block).sum()) - len(missing)
-    write = partial(_write, place, record, sum(c.kind == "mask" for c in generator.spec.channels))
-    start = time.monotonic()
-    steps, drawn, note = len(sampler.steps), 0, ""
-    # Images are decoded and written while the next batch is drawn.
-    written: Future[None] | None = None
-    with (
-        progress("steps", (found + len(missing)) * steps, found * steps) as advance,
-        ThreadPoolExecutor(1, "writer") as writer,
-    ):
-        for indices, wanted in _batches(missing, job.batch, invariant):
-            decoded = generator.sample(
-                indices,
-                job.seed,
-                job.steps,
-                job.size,
-                partial(advance, len(wanted), note),
-                job.sampler,
-                job.eta,
-            )
-            if written is not None:
-                written.result()
-            written = writer.submit(write, indices, wanted, decoded)
-            drawn += len(wanted)
-            speed = drawn / (time.monotonic() - start)
-            note = f"{found + drawn} of {found + len(missing)} images, {speed:.3g} images/s"
-            advance(0, note)
-        if written is not None:
-            written.result()
-    seconds = time.monotonic() - start
-    return Generated(folder, drawn, found, place.finish(), seconds)
+    start, steps = time.monotonic(), len(sampler.steps)
+    drawn, listed, note = 0, 0, ""
+
+    def tell(images: int) -> None:
+        nonlocal listed
+        listed += images
+        if report is not None:
+            report(images)
+
+    writer = SetWriter(place, _drawn_by(record, generator), classes, tell)
+    total = found + len(missing)
+    shown = _silent() if report else progress("steps", total * steps, found * steps)
+    try:
+        with shown as advance, writer:
+            for indices, wanted in _batches(missing, job.batch, invariant):
+
+                def on_step(images: int = len(wanted), text: str = note) -> None:
+                    # A disk that is full shall not wait for the end of the batch.
+                    writer.check()
+                    advance(images, text)
+
+                decoded = generator.sample(
+                    indices, job.seed, job.steps, job.size, on_step, job.sampler, job.eta
+                )
+                writer.submit(indices, wanted, decoded)
+                drawn += len(wanted)
+                speed = drawn / (time.monotonic() - start)
+                note = f"{found + drawn} of {total} images, {speed:.3g} images/s"
+                advance(0, note)
+        seconds = time.monotonic() - start
+        lacking = place.finish()
+    except UserError as error:
+        raise UserError(
+            f"{error}; {found + listed} of {total} images are written, and the same command goes "
+            "on with the rest"
+        ) from error
+    return Generated(folder, drawn, found, lacking, seconds)
+
+
+@contextmanager
+def _silent() -> Iterator[Advance]:
+    yield lambda steps=1, note="": None
 
 
 def _batches(
@@ -163,53 +184,25 @@ def _batches(
         )
 
 
-def _description(job: Job, generator: Generator, invariant: bool) -> dict[str, Any]:
-    bundle, info = generator.bundle, generator.engine.info
+def _record(job: Job, generator: Generator, invariant: bool) -> dict[str, Any]:
     place = generator.prepare(job.batch, job.size).name
-    return {
+    settings = {
         **asdict(job),
         "size": list(job.size),
         "batch": None if invariant else job.batch,
-        # The loop on the device rounds differently from the one on the host.
-        "loop": None if place == "host" else place,
         "eta": job.eta if job.sampler == "ddim" else None,
-        "model": {"name": bundle.manifest.name, "sha256": bundle.sha256},
-        "engine": info.to_dict(),
-        "passed_over": list(generator.passed_over),
     }
+    return describe(settings, generator.bundle, generator.engine.info, place)
 
 
-def _write(
-    place: SetFolder,
-    record: dict[str, Any],
-    classes: int,
-    indices: list[int],
-    wanted: list[int],
-    decoded: Callable[[], tuple[Uint8, Uint8]],
-) -> None:
-    """Write those images of a batch that are wanted, then list them."""
-    entries = []
-    images, masks = decoded()
-    for index, image, mask in zip(indices, images, masks, strict=True):
-        if index not in wanted:
-            continue
-        pixels = {"images": image, "masks": mask * np.uint8(255) if classes == 1 else mask}
-        if record["pairs"]:
-            pixels["pairs"] = encode_pair(image, mask)
-        engine = record["engine"]
-        entries.append(
-            {
-                "index": index,
-                "seed": record["seed"],
-                "steps": record["steps"],
-                "sampler": record["sampler"],
-                "eta": record["eta"],
-                "engine": engine["engine"],
-                "runtime": engine["version"],
-                "precision": engine["precision"],
-                "bundle": record["model"]["sha256"],
-                "mask_area": round(float((mask > 0).mean()), 6),
-                "files": place.write(index, pixels),
-            }
-        )
-    place.append(entries)
+def _drawn_by(record: dict[str, Any], generator: Generator) -> dict[str, Any]:
+    """What the lines of all images have in common."""
+    engine = record["engine"]
+    return {
+        **{key: record[key] for key in ("seed", "steps", "sampler", "eta")},
+        "engine": engine["name"],
+        "runtime": engine["runtime"],
+        "precision": engine["precision"],
+        "device": device_name(generator.engine.info),
+        "bundle": record["model"]["sha256"],
+    }

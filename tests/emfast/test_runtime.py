@@ -272,11 +272,10 @@ def test_the_set_records_what_ran(fake_gpu: FakeGpu, tmp_path: Path) -> None:
     with Generator.open(folder) as generator:
         run_job(Job(2, 0, 5, (32, 48), 2, False), generator, tmp_path / "set")
     record = json.loads((tmp_path / "set" / "job.json").read_text())
-    assert record["engine"]["engine"] == RTX
-    assert record["engine"]["device"] == "NVIDIA Stand-in (CUDA device 0)"
-    assert record["passed_over"] == [
-        "tensorrt passed over: package tensorrt is not installed (pip install 'emfast[gpu]')"
-    ]
+    assert record["engine"]["name"] == RTX
+    entry = json.loads((tmp_path / "set" / "manifest.jsonl").read_text().splitlines()[1])
+    # Not which of a machine's GPUs: shards on several of them end with the same bytes.
+    assert (entry["engine"], entry["device"]) == (RTX, "NVIDIA Stand-in")
 
 
 def test_batches_share_engines_by_powers_of_two() -> None:

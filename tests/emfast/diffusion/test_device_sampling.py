@@ -175,7 +175,7 @@ def test_the_set_records_where_its_steps_were_taken(fake_gpu: FakeGpu, folder: P
     assert json.loads((out / "job.json").read_text())["loop"] == "device"
     with Generator.open(folder, RTX, batch=2, size=SIZE) as generator:
         generator.engine.bind = refuse  # type: ignore[attr-defined]
-        with pytest.raises(UserError, match="loop was device, is None"):
+        with pytest.raises(UserError, match="loop was device, is host"):
             run_job(Job(3, 0, 5, SIZE, 2, False), generator, out)
 
 

@@ -9,6 +9,7 @@ from emfast.quality.feature_distance import (
     kernel_distance,
     manifold_scores,
     nearest_distance,
+    neighbour_distance,
 )
 
 RNG = np.random.default_rng(0)
@@ -106,3 +107,12 @@ def test_nearest_distance_and_diversity_by_hand() -> None:
     assert nearest_distance(np.array([[3.0, 4.0], [10.0, 1.0]]), reference).tolist() == [5, 1]
     assert diversity(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])) == pytest.approx(10 / 3)
     assert diversity(np.ones((4, 3))) == 0
+
+
+def test_distance_to_the_nearest_few() -> None:
+    reference = np.array([[float(i), 0.0] for i in (1, 2, 3, 4, 5, 100)])
+    candidate = np.array([[0.0, 0.0]])
+    assert neighbour_distance(candidate, reference).tolist() == [3]
+    # Fewer than asked for: all that may count.
+    allowed = np.array([[False, True, False, False, True, True]])
+    assert neighbour_distance(candidate, reference, allowed)[0] == pytest.approx(107 / 3)

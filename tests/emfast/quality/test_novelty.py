@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from emfast.quality.novelty import INVERSE, Match, far_slices, find_matches, similarity
+from emfast.quality.novelty import (
+    INVERSE,
+    Match,
+    PlaceSearch,
+    far_slices,
+    find_matches,
+    similarity,
+)
 from emfast.training.batches import flip_turn
 
 RNG = np.random.default_rng(0)
@@ -104,3 +111,10 @@ def test_far_slices_are_a_third_of_the_stack_away() -> None:
     for count in range(2, 40):
         assert far_slices(np.arange(count), count).any(axis=1).all()
         assert not far_slices(np.arange(count), count).diagonal().any()
+
+
+def test_a_search_serves_again_and_again() -> None:
+    tiles = np.stack([image[10:74, 20:84] for image in SLICES])
+    with PlaceSearch(SLICES.__getitem__, len(SLICES), 64) as search:
+        parts = [*search.find(tiles[:2]), *search.find(tiles[2:])]
+    assert parts == find(tiles)

@@ -103,5 +103,5 @@ def test_a_set_keeps_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert result.exit_code == 0, result.output
         assert "batch: 2\nloop: on the host (onnxruntime-cpu shares no" in result.stderr
     record = json.loads((out / "job.json").read_text())
-    assert (record["batch"], record["loop"]) == (2, None)
+    assert (record["batch"], record["loop"]) == (2, "host")
     assert recorded_batch(out) == 2

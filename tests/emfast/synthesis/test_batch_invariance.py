@@ -13,6 +13,7 @@ from emfast.synthesis.job import BATCH_INVARIANT, Job, run_job
 from emfast.synthesis.shard import Shard
 from engines.bundle import open_bundle
 from engines.onnxruntime import OnnxRuntimeEngine
+from tests.sets import contents
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -40,14 +41,10 @@ def test_a_set(tmp_path: Path) -> None:
         with Generator.open("epfl-denoiser", BATCH_INVARIANT[0], "fp32", threads) as generator:
             for shard in shards:
                 run_job(job, generator, tmp_path / name, shard)
-        return {
-            str(path.relative_to(tmp_path / name)): path.read_bytes()
-            for path in (tmp_path / name).rglob("*.*")
-            if path.name != "job.json"  # it tells the number of threads
-        }
+        return contents(tmp_path / name)
 
     expected = draw("8", 8, 2, Shard())
-    assert len(expected) == 18  # images and masks, the manifest, the contact sheet
+    assert len(expected) == 16 + 5  # images and masks; job, manifest, metadata, contact sheet, card
     assert draw("3", 3, 1, Shard()) == expected
     assert draw("1", 1, 2, Shard()) == expected
     assert draw("shards", 2, 2, Shard(3, 3), Shard(1, 3), Shard(2, 3)) == expected

@@ -12,10 +12,12 @@ import pytest
 
 from emfast.data.image import read_image
 from emfast.data.pairs import read_pair
+from emfast.quality.image_scores import image_scores
 from emfast.synthesis.denoiser import Generator
 from emfast.synthesis.job import Job, run_job
 from engines.errors import UserError
 from tests.bundles import write_denoiser_bundle
+from tests.sets import contents
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +28,6 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
 
 def job(count: int = 5, seed: int = 7, pairs: bool = False) -> Job:
     return Job(count=count, seed=seed, steps=20, size=(32, 48), batch=2, pairs=pairs)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_set_is_whole(generator: Generator, tmp_path: Path) -> None:
@@ -47,7 +45,7 @@ def test_a_set_is_whole(generator: Generator, tmp_path: Path) -> None:
     pair_image, pair_mask = read_pair(tmp_path / "set/pairs/000003.png")
     assert (pair_image == image).all()
     assert (pair_mask == mask // 255).all()
-    assert entries[3]["mask_area"] == pytest.approx((mask > 0).mean(), abs=1e-6)
+    assert entries[3]["scores"] == image_scores(image, mask)
     assert (tmp_path / "set/contact.png").is_file()
 
 
@@ -110,7 +108,7 @@ def test_a_kill_at_any_rename_ends_with_the_same_bytes(
                 break
         run_job(job(), generator, folder)
         assert contents(folder) == contents(tmp_path / "whole"), moment
-    assert moment == 12  # images and masks, the contact sheet and the manifest
+    assert moment == 14  # images and masks, contact sheet, card, metadata and manifest
 
 
 def test_an_image_does_not_depend_on_its_batch(generator: Generator) -> None:

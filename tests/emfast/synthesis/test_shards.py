@@ -19,6 +19,7 @@ from emfast.synthesis.job import Job, run_job
 from emfast.synthesis.shard import Shard
 from engines.errors import UserError
 from tests.bundles import write_denoiser_bundle
+from tests.sets import contents
 
 JOB = Job(count=11, seed=7, steps=6, size=(32, 48), batch=4, pairs=True)
 
@@ -38,10 +39,6 @@ def whole(generator: Generator, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("sets") / "whole"
     run_job(JOB, generator, folder)
     return contents(folder)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("count", [2, 3, 16])
