@@ -103,6 +103,13 @@ def segment(
             help="3/16 segments the third of 16 parts; all share the folder (Zarr, images)."
         ),
     ] = "1/1",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|ADDRESS",
+            help="Share the slices out on a Ray cluster: docs/cluster.md (Zarr, images).",
+        ),
+    ] = None,
 ) -> None:
     """Segment EM slices into masks of the same format, layout and names.
 
@@ -116,7 +123,7 @@ def segment(
     from emfast.runtime import TILE
     from emfast.segmentation.choices import choices
     from emfast.segmentation.decisions import network_size
-    from emfast.segmentation.output import segment_volume
+    from emfast.segmentation.job import segment_volume
     from emfast.segmentation.segmenter import Segmenter
     from emfast.synthesis.shard import Shard
     from emfast.volumes import open_volume
@@ -135,6 +142,27 @@ def segment(
         min_size=min_size,
         fill_holes=fill_holes,
     )
+    if ray is not None:
+        from emfast.cluster.connection import check_alone
+        from emfast.cluster.segmentation import Opening, Source, segment_on_cluster
+
+        check_alone(shard)
+        with open_volume(source, axes=axes, dataset=dataset) as reader:
+            opening = Opening(
+                model, engine, precision, threads, threshold, TILE if tile is None else tile,
+                network_size(model, reader.info, pixel_size), overlap, flips, scope,
+            )  # fmt: skip
+        on_cluster = segment_on_cluster(
+            ray,
+            Source(source, axes, dataset),
+            out,
+            opening,
+            settings,
+            lambda line: typer.echo(line, err=True),
+        )
+        for line in on_cluster.lines():
+            typer.echo(line)
+        return
     with (
         open_volume(source, axes=axes, dataset=dataset) as reader,
         Segmenter.open(
