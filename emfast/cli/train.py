@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emfast.cli.requirements import require
-from engines.errors import UserError
 
 if TYPE_CHECKING:
     from emfast.data.stack import Stack
@@ -76,6 +75,7 @@ def denoiser(
     """
     require("train", "torch", "safetensors", "matplotlib")
     from emfast.training.denoiser import train_denoiser
+    from emfast.training.device import open_device
     from emfast.training.presets import denoiser_preset
 
     settings = denoiser_preset(preset).override(
@@ -86,7 +86,7 @@ def denoiser(
     )
     settings = _set_crops(settings, crop, batch)
     stack, _, facts = _read(data, masks, hold_out, gap)
-    trainer = train_denoiser(settings, stack, facts, out, _device(device, threads))
+    trainer = train_denoiser(settings, stack, facts, out, open_device(device, threads))
     print(f"done: {trainer.iteration} iterations; export it with: emfast export {out} --out BUNDLE")
 
 
@@ -108,6 +108,13 @@ def segmenter(
     validate_every: Annotated[
         int | None, typer.Option(min=1, help="Iterations between scores on the held-out slices.")
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights of another segmenter's run, its folder or checkpoint, to "
+            "fine-tune it.",
+        ),
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -119,6 +126,7 @@ def segmenter(
     Example: emfast train segmenter --data epfl --hold-out 140-164 --out runs/segmenter
     """
     require("train", "torch", "safetensors", "matplotlib")
+    from emfast.training.device import open_device
     from emfast.training.presets import segmenter_preset
     from emfast.training.segmenter import train_segmenter
 
@@ -131,7 +139,8 @@ def segmenter(
     )
     settings = _set_crops(settings, crop, batch)
     stack, held_out, facts = _read(data, masks, hold_out, gap)
-    trainer = train_segmenter(settings, stack, held_out, facts, out, _device(device, threads))
+    where = open_device(device, threads)
+    trainer = train_segmenter(settings, stack, held_out, facts, out, where, init)
     print(f"done: {trainer.iteration} iterations; export it with: emfast export {out} --out BUNDLE")
 
 
@@ -167,22 +176,3 @@ def _read(
     }
     print(f"{len(training)} slices to train on, {len(held_out)} held out, from {data}")
     return stack.select(training), stack.select(held_out) if held_out else None, facts
-
-
-def _device(device: str, threads: int | None) -> str:
-    """The device that really trains, said aloud."""
-    import torch
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"unknown device {device!r}; accepted: auto, cpu, cuda")
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UserError("no CUDA device that this PyTorch can use; give --device cpu")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if available and device != "cpu":
-        print(f"device: {torch.cuda.get_device_name()}, torch {torch.__version__}")
-        return "cuda"
-    reason = "" if device == "cpu" else " (no CUDA device that this PyTorch can use)"
-    print(f"device: CPU, {torch.get_num_threads()} threads, torch {torch.__version__}{reason}")
-    return "cpu"

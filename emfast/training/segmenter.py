@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emfast.data.stack import Stack
-from emfast.data.tiles import cut_tiles, paper_windows
 from emfast.models.unet import FULL, LIGHT, UNet
 from emfast.quality.overlap import Confusion, confusion
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
@@ -23,11 +23,14 @@ from emfast.training.batches import (
     epoch_batch,
     flip_turn,
     generator,
-    random_crops,
 )
+from emfast.training.checkpoint import load_checkpoint, restore_module
+from emfast.training.mixture import Mixture, Pool
 from emfast.training.presets import SegmenterSettings
-from emfast.training.trainer import Trainer
+from emfast.training.trainer import CHECKPOINT, Trainer
+from engines.bundle import MANIFEST
 from engines.errors import UserError
+from engines.files import sha256
 
 WIDTHS = {"light": LIGHT, "full": FULL}
 VALIDATION_SLICES = 6
@@ -51,17 +54,19 @@ class SegmenterTask:
 
     Args:
         settings: of the training.
-        stack: the training slices with their masks.
+        stack: the training slices with their masks, or several sources.
         held_out: slices that training never sees, to score on, or None.
         device: to train on.
+        initial: as for :func:`train_segmenter`.
     """
 
     def __init__(
         self,
         settings: SegmenterSettings,
-        stack: Stack,
+        stack: Stack | Mixture,
         held_out: Stack | None,
         device: torch.device,
+        initial: Path | None = None,
     ) -> None:
         if settings.network not in WIDTHS:
             raise UserError(f"unknown network {settings.network!r}; accepted: {', '.join(WIDTHS)}")
@@ -74,23 +79,19 @@ class SegmenterTask:
             normalization="standardize" if settings.standardize else "unit",
             threshold=0.5,
         )
-        if settings.epochs:
-            height, width = stack.images.shape[1:]
-            stack = cut_tiles(stack, paper_windows(height, width)).stack()
-        self.stack = stack
-        self.masks = stack.labels()
+        # Greys of crops are normalised with the statistics of their whole slice, as in use.
+        self.pool = Pool(stack, tiles=bool(settings.epochs))
         self.held_out = None
         if held_out is not None:
             count = min(VALIDATION_SLICES, len(held_out))
             self.held_out = held_out.select(
                 np.linspace(0, len(held_out) - 1, count).round().astype(int).tolist()
             )
-        # Greys of crops are normalised with the statistics of their whole slice, as in use.
-        self._mean = stack.images.mean(axis=(1, 2))
-        self._deviation = np.maximum(stack.images.std(axis=(1, 2)), 1.0)
         torch.manual_seed(settings.seed)
         self.kwargs = {"classes": self.spec.classes, "widths": WIDTHS[settings.network]}
         network = UNet(self.spec.classes, WIDTHS[settings.network])
+        if initial is not None:
+            _start_from(initial, network, settings.network, self.spec)
         self.multiple = network.multiple
         self.network: nn.Module = network
 
@@ -98,20 +99,19 @@ class SegmenterTask:
         side, batch = self.settings.crops[iteration % len(self.settings.crops)]
         seed = self.settings.seed
         if self.settings.epochs:
-            slices = epoch_batch(len(self.stack), batch, seed, iteration)
-            images, masks = self.stack.images[slices], self.masks[slices]
+            slices = epoch_batch(len(self.pool), batch, seed, iteration)
+            images, masks = self.pool.take(slices)
             # The paper's flips and quarter turns.
             symmetries = generator(seed, iteration, CROPS).integers(8, size=len(slices))
             images, masks = (_flip_turn_all(a, symmetries) for a in (images, masks))
         else:
             rng = generator(seed, iteration, CROPS)
-            images, masks, slices = random_crops(
-                self.stack.images, self.masks, side, batch, rng, True
-            )
+            images, masks, slices = self.pool.crops(side, batch, rng)
         if self.spec.normalization == "standardize":
             column = (-1, 1, 1, 1)
-            mean, deviation = self._mean[slices], self._deviation[slices]
-            x = (images[:, None] - mean.reshape(column)) / deviation.reshape(column)
+            mean, deviation = self.pool.statistics(slices)
+            x: npt.NDArray[np.floating] = images[:, None] - mean.reshape(column)
+            x = x / deviation.reshape(column)
         else:
             x = normalize(images, "unit")
         labels = np.arange(1, self.spec.classes + 1)[:, None, None]
@@ -136,19 +136,11 @@ class SegmenterTask:
     def after_step(self) -> None:
         """Nothing to do."""
 
-    @torch.no_grad()
     def report(self, network: nn.Module, iteration: int, folder: Path) -> dict[str, float]:
         """Score the averaged network on some held-out slices, pooled over their pixels."""
         if self.held_out is None:
             return {}
-        total = Confusion()
-        for image, label in zip(self.held_out.images, self.held_out.labels(), strict=True):
-            normalized = normalize(image[None], self.spec.normalization)
-            x = torch.from_numpy(pad(normalized, self.multiple)).to(self.device)
-            logits = network(x.contiguous(memory_format=torch.channels_last))
-            logits = logits[:, :, : label.shape[0], : label.shape[1]]
-            mask = (logits[0, 0].sigmoid() >= self.spec.threshold).cpu().numpy().astype(np.uint8)
-            total += confusion(mask, (label == 1).astype(np.uint8))
+        total = score_segmenter(network, self.spec, self.multiple, self.held_out, self.device)
         return {"dice": total.dice, "iou": total.iou}
 
     def describe(self) -> dict[str, Any]:
@@ -161,23 +153,99 @@ def _flip_turn_all(
     return np.stack([flip_turn(a, int(s)) for a, s in zip(arrays, symmetries, strict=True)])
 
 
+@torch.no_grad()
+def score_segmenter(
+    network: nn.Module, spec: SegmenterSpec, multiple: int, stack: Stack, device: torch.device
+) -> Confusion:
+    """Score a network on whole slices, pooled over their pixels.
+
+    Args:
+        network: in evaluation mode, on ``device``; returns logits.
+        spec: of the segmenter.
+        multiple: of pixels that the network's input sides must be.
+        stack: slices with masks.
+        device: that the network is on.
+    """
+    total = Confusion()
+    for image, label in zip(stack.images, stack.labels(), strict=True):
+        normalized = normalize(image[None], spec.normalization)
+        x = torch.from_numpy(pad(normalized, multiple)).to(device)
+        logits = network(x.contiguous(memory_format=torch.channels_last))
+        logits = logits[:, :, : label.shape[0], : label.shape[1]]
+        mask = (logits[0, 0].sigmoid() >= spec.threshold).cpu().numpy().astype(np.uint8)
+        total += confusion(mask, (label == 1).astype(np.uint8))
+    return total
+
+
+def load_segmenter(source: Path) -> tuple[UNet, SegmenterSpec]:
+    """The network that ``emfast train segmenter`` wrote, with its averaged weights.
+
+    Args:
+        source: a run's folder or a checkpoint.
+
+    Returns:
+        The network in evaluation mode, and how it is used.
+
+    Raises:
+        UserError: no checkpoint of a segmenter.
+    """
+    path = _checkpoint(source)
+    groups, meta = load_checkpoint(path)
+    task = meta.get("task", {})
+    if task.get("kind") != "segmenter" or "average" not in groups:
+        raise UserError(f"{path}: holds no segmenter that emfast train wrote")
+    network = UNet(**task["network"])
+    restore_module(network, groups["average"], path)
+    return network.eval(), SegmenterSpec.from_dict(task["model"])
+
+
+def _checkpoint(source: Path) -> Path:
+    if (source / MANIFEST).exists():
+        # Its batch norms are folded into the convolutions: what training needs is gone.
+        raise UserError(
+            f"{source}: is a bundle, and training goes on from a run's folder or its {CHECKPOINT}"
+        )
+    return source / CHECKPOINT if source.is_dir() else source
+
+
+def _start_from(initial: Path, network: UNet, name: str, spec: SegmenterSpec) -> None:
+    """Give a new network the weights of a trained one; batch norm's statistics too."""
+    trained, trained_spec = load_segmenter(initial)
+    shapes, expected = ({k: v.shape for k, v in m.state_dict().items()} for m in (trained, network))
+    if shapes != expected:
+        raise UserError(
+            f"{initial}: is another network; a run of --network {name} can only start from such a "
+            "one"
+        )
+    if trained_spec.normalization != spec.normalization:
+        raise UserError(
+            f"{initial}: was trained on greys normalised by {trained_spec.normalization!r}, and "
+            f"this preset has {spec.normalization!r}; give the same --preset"
+        )
+    network.load_state_dict(trained.state_dict())
+
+
 def train_segmenter(
     settings: SegmenterSettings,
-    stack: Stack,
+    stack: Stack | Mixture,
     held_out: Stack | None,
     data: dict[str, Any],
     folder: Path,
     device: str,
+    initial: Path | None = None,
 ) -> Trainer:
     """Train a segmenter, or go on with the run that ``folder`` holds.
 
     Args:
         settings: a preset, maybe with values overridden.
-        stack: the training slices with their masks.
+        stack: the training slices with their masks, or several sources, such as real slices and
+            a synthetic set.
         held_out: slices to score on during training, or None.
         data: JSON-ready description of both, kept in the checkpoint.
         folder: of the run.
         device: "cpu" or "cuda".
+        initial: folder or checkpoint of a segmenter's run, whose averaged weights this one starts
+            from, as for fine-tuning; the optimizer starts anew. Random weights by default.
 
     Returns:
         The trainer, after its last iteration.
@@ -186,8 +254,10 @@ def train_segmenter(
         UserError: settings or data that do not fit, or a loss that is not finite.
     """
     where = torch.device(device)
-    task = SegmenterTask(settings, stack, held_out, where)
-    settings = task.settings = settings.complete(len(task.stack), task.multiple)
+    task = SegmenterTask(settings, stack, held_out, where, initial)
+    settings = task.settings = settings.complete(len(task.pool), task.multiple)
+    if initial is not None:
+        data = {**data, "initial": {"sha256": sha256(_checkpoint(initial))}}
     trainer = Trainer(task, settings, folder, where, data)
     trainer.run()
     return trainer
