@@ -17,7 +17,9 @@ from engines.errors import UserError
 
 def predicted(index: int, probability: np.ndarray) -> Predicted:  # type: ignore[type-arg]
     image = np.zeros((2, 3), dtype=np.uint8)
-    return Predicted(index, image, Prepared(np.zeros((0, 0), np.float32), None, 0, False), probability)
+    return Predicted(
+        index, image, Prepared(np.zeros((0, 0), np.float32), None, 0, False), probability
+    )
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3, 4, 9])
