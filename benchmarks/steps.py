@@ -29,11 +29,12 @@ from emfast.synthesis.job import Job, run_job
 
 SIZE = (256, 256)
 BATCH = 4
-# Sampler, steps and precision of each set. The last shows what the precision changes.
+# Sampler, steps and precision of each set. Those in FP32 show what the precision changes.
 SETS = (
     ("ddpm", 700, "int8"),
     *((sampler, steps, "int8") for sampler in ("ddim", "dpm++") for steps in (100, 50, 20, 10)),
     ("dpm++", 20, "fp32"),
+    ("ddpm", 700, "fp32"),
 )
 REAL_TILES = 400
 SHOWN = (

@@ -71,6 +71,9 @@ def test_a_shipped_bundle_brings_its_terms_and_scores(tmp_path: Path) -> None:
     text = (tmp_path / "set/README.md").read_text()
     assert "# 1 synthetic labelled EM image\n" in text
     assert "A. Lucchi, Y. Li, K. Smith, P. Fua" in text
+    tiles = metrics.pop("real tiles")  # stand beside the set's own scores
+    told = f"{tiles['count']} real tiles of {tiles['size']} x {tiles['size']} pixels"
+    assert told in " ".join(text.split())
     for group, scores in metrics.items():
         assert group in text
         assert all(name in text for name in scores)
