@@ -8,10 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from engines.errors import UserError
 
 Uint8 = npt.NDArray[np.uint8]
+# Side of the median that a mask is decoded with. What a network draws near 1/2 crosses it pixel by
+# pixel: most objects under 64 pixels that the shipped denoiser drew were single pixels. Annotated
+# outlines are smoother than the filter: EPFL's masks keep a Dice of 0.9994 under it.
+MASK_MEDIAN = 3
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Channel:
         label: the class that a mask channel shows, from 1; 0 for an image channel.
         offset, scale: value = offset + scale * x for the standardised x that the network sees.
         clip: lowest and highest x; sampling keeps its estimate of the clean image inside.
+        median: side in pixels of the median filter that a mask channel is decoded with; 1 is none.
     """
 
     kind: Literal["image", "mask"]
@@ -31,6 +37,7 @@ class Channel:
     offset: float
     scale: float
     clip: tuple[float, float]
+    median: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -47,16 +54,21 @@ class Channel:
                 float(values["offset"]),
                 float(values["scale"]),
                 (low, high),
+                int(values.get("median", 1)),  # bundles of before have none
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"channel: missing or malformed entry ({error})") from None
         if channel.kind not in ("image", "mask"):
             raise UserError(f"channel: unknown kind {channel.kind!r}; accepted: image, mask")
+        if channel.median < 1 or channel.median % 2 == 0:
+            raise UserError(f"channel: median {channel.median}; accepted: odd numbers from 1")
         return channel
 
 
 def standard_channels(mean: float, deviation: float, classes: int = 1) -> tuple[Channel, ...]:
     """One image channel of standard deviation 1/2, and a mask channel of -1/2 and 1/2 a class.
+
+    Masks are decoded with a median of :data:`MASK_MEDIAN` pixels.
 
     Args:
         mean, deviation: of the training images' greys, in [0, 255].
@@ -69,7 +81,10 @@ def standard_channels(mean: float, deviation: float, classes: int = 1) -> tuple[
         raise UserError("the training images are of one grey level; there is nothing to learn")
     scale = 2 * deviation
     image = Channel("image", 0, mean, scale, ((0 - mean) / scale, (255 - mean) / scale))
-    return (image, *(Channel("mask", k, 0.5, 1.0, (-0.5, 0.5)) for k in range(1, classes + 1)))
+    return (
+        image,
+        *(Channel("mask", k, 0.5, 1.0, (-0.5, 0.5), MASK_MEDIAN) for k in range(1, classes + 1)),
+    )
 
 
 def symmetric_channels(images: int, classes: int) -> tuple[Channel, ...]:
@@ -121,6 +136,10 @@ def decode(channels: Sequence[Channel], x: npt.NDArray[np.float32]) -> tuple[Uin
     for i, channel in enumerate(channels):
         if channel.kind == "mask":
             value = channel.offset + channel.scale * x[:, i]
+            if channel.median > 1:
+                # Mirrored, a pixel in a corner counts once, as everywhere.
+                window = (1, channel.median, channel.median)
+                value = ndimage.median_filter(value, window, mode="mirror")
             larger = value >= best
             masks[larger] = channel.label
             best[larger] = value[larger]
