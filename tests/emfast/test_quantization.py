@@ -113,7 +113,8 @@ def test_statistics_of_a_set() -> None:
     statistics = set_statistics(DENOISER, x)
     assert statistics["grey mean"] == pytest.approx(140 + 60 * x[:, 0].mean(), abs=0.1)
     assert statistics["grey deviation"] == pytest.approx(60 * x[:, 0].std(), rel=0.01)
-    assert statistics["mask area"] == pytest.approx((x[:, 1] > 0).mean())
+    # The median of masks rounds corners.
+    assert statistics["mask area"] == pytest.approx((x[:, 1] > 0).mean(), rel=0.005)
     # The shipped segmenter finds the real objects, and not those of another place.
     assert statistics["faithfulness"] > 0.8
     shifted = x.copy()
@@ -137,7 +138,7 @@ def test_a_set_that_changes_fails() -> None:
     brighter, wider, displaced = x.copy(), x.copy(), x.copy()
     brighter[:, 0] += 0.3
     assert "change of grey mean" in failed(brighter)
-    wider[:, 1, ::8] = 0.5
+    wider[:, 1, :16] = 0.5
     assert "change of mask area" in failed(wider)
     displaced[:, 1] = displaced[::-1, 1]
     assert failed(displaced) == ["loss of faithfulness"]
