@@ -29,12 +29,14 @@ from emfast.synthesis.job import Job, run_job
 
 SIZE = (256, 256)
 BATCH = 4
-# Sampler, steps and precision of each set. Those in FP32 show what the precision changes.
+# Sampler, steps, steps for which deep features are kept, and precision of each set. Those in FP32
+# show what the precision changes.
 SETS = (
-    ("ddpm", 700, "int8"),
-    *((sampler, steps, "int8") for sampler in ("ddim", "dpm++") for steps in (100, 50, 20, 10)),
-    ("dpm++", 20, "fp32"),
-    ("ddpm", 700, "fp32"),
+    ("ddpm", 700, 1, "int8"),
+    ("ddpm", 700, 3, "int8"),
+    *((sampler, steps, 1, "int8") for sampler in ("ddim", "dpm++") for steps in (100, 50, 20, 10)),
+    ("dpm++", 20, 1, "fp32"),
+    ("ddpm", 700, 1, "fp32"),
 )
 REAL_TILES = 400
 SHOWN = (
@@ -53,12 +55,13 @@ SHOWN = (
 def draw(folder: Path, model: str, count: int, threads: int | None) -> dict[str, Path]:
     """Draw what is missing of the sets; returns their folders by name."""
     folders = {}
-    for sampler, steps, precision in SETS:
-        name = f"{sampler.replace('+', 'p')}-{steps}-{precision}"
+    for sampler, steps, reuse, precision in SETS:
+        kept = f"-reuse-{reuse}" if reuse > 1 else ""
+        name = f"{sampler.replace('+', 'p')}-{steps}{kept}-{precision}"
         folders[name] = folder / name
         with Generator.open(model, "auto", precision, threads, BATCH, SIZE) as generator:
             print(f"{name}: {generator.engine.info}", flush=True)
-            job = Job(count, 0, steps, SIZE, BATCH, False, sampler)
+            job = Job(count, 0, steps, SIZE, BATCH, False, sampler, reuse=reuse)
             run_job(job, generator, folders[name])
     return folders
 

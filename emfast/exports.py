@@ -17,9 +17,9 @@ from emfast.channels import Channel, encode, symmetric_channels
 from emfast.data.sample import read_sample
 from emfast.data.stack import Stack, read_stack
 from emfast.diffusion.schedule import Prediction, Schedule
-from emfast.diffusion.spec import DenoiserSpec
+from emfast.diffusion.spec import DEEP_FEATURES, DenoiserSpec
 from emfast.models.denoiser import Denoiser, DenoiserConfig
-from emfast.models.folded import FoldedDenoiser
+from emfast.models.folded import FoldedDenoiserWithFeatures
 from emfast.models.merged_unet import MergedUNet
 from emfast.models.unet import UNet
 from emfast.quantization import (
@@ -134,13 +134,14 @@ def export_checkpoint(
     )
     return _denoiser(
         trained.eval(),
-        FoldedDenoiser(trained),
+        FoldedDenoiserWithFeatures(trained),
         trained.multiple,
         denoiser,
         stack,
         facts,
         trajectory_steps,
-        fp32_module=FoldedDenoiser(trained, merged=True),
+        fp32_module=FoldedDenoiserWithFeatures(trained, merged=True),
+        inner=(DEEP_FEATURES,),
     )
 
 
@@ -270,6 +271,7 @@ def _denoiser(
     facts: dict[str, Any],
     trajectory_steps: int | None,
     fp32_module: nn.Module | None = None,
+    inner: tuple[str, ...] = (),
 ) -> Export:
     count = len(spec.channels)
     images, masks, where = crops(stack, spec.size, multiple)
@@ -307,6 +309,7 @@ def _denoiser(
             set_check(spec, trajectory_steps),
         ),
         verified_on=where,
+        inner=inner,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -65,3 +65,22 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+@runtime_checkable
+class DivisibleEngine(Engine, Protocol):
+    """An engine that can also start in the middle of its graph."""
+
+    def divide(self, tensor: str) -> tuple[Engine, Engine]:
+        """Two engines on the same device, which are closed on their own.
+
+        Args:
+            tensor: name of a tensor inside the graph.
+
+        Returns:
+            One that gives ``tensor`` beside the outputs, and one that takes it beside the inputs
+            and computes only what else the outputs need.
+
+        Raises:
+            UserError: the graph has no such tensor.
+        """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections import OrderedDict
@@ -65,6 +66,7 @@ class OpenVINOEngine:
         except Exception as error:  # openvino raises RuntimeError and its subclasses
             reason = f"{graph}: {version} cannot load it ({_one_line(error)[:300]})"
             raise EngineUnavailableError(reason) from None
+        self._graph = graph
         self._threads = threads = min(threads or cpu_count(), cpu_count())
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -100,6 +102,32 @@ class OpenVINOEngine:
             port.get_any_name(): np.concatenate([result[port] for result in results])
             for port in results[0]
         }
+
+    def divide(self, tensor: str) -> tuple[Self, Self]:
+        """As :meth:`engines.engine.DivisibleEngine.divide`."""
+        openvino = import_openvino()
+        giving, taking = self._model.clone(), self._model.clone()
+        inner = _output(taking, tensor)
+        if inner is None:
+            raise UserError(f"{self._graph}: holds no tensor {tensor!r}")
+        giving.add_outputs(tensor)
+        parameter = openvino.opset13.parameter(
+            inner.get_partial_shape(), inner.get_element_type(), name=tensor
+        )
+        parameter.output(0).set_names({tensor})
+        for user in inner.get_target_inputs():
+            user.replace_source_output(parameter.output(0))
+        inner.set_names(set())
+        taking.add_parameters([parameter])
+        return self._with(giving), self._with(taking)
+
+    def _with(self, model: Any) -> Self:
+        """This engine with another network."""
+        engine = copy.copy(self)
+        engine._model = model
+        engine._names = {port.get_any_name() for port in model.inputs}
+        engine._requests = OrderedDict()
+        return engine
 
     def _parts(self, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
         """The inputs, cut along their first axis, the batch, where they have the same one."""
@@ -153,6 +181,12 @@ def _without_telemetry() -> Iterator[None]:
         yield
     finally:
         del sys.modules[TELEMETRY]
+
+
+def _output(model: Any, tensor: str) -> Any:
+    """The output of an operation that bears a tensor's name; None where there is none."""
+    outputs = (output for operation in model.get_ops() for output in operation.outputs())
+    return next((output for output in outputs if tensor in output.get_names()), None)
 
 
 def _one_line(error: Exception) -> str:

@@ -47,6 +47,7 @@ class Export:
         checks: that each graph must pass.
         verified_on: what inputs the checks use, in words.
         fp32_module: a form that the FP32 graph is exported in instead, where another one is faster.
+        inner: as for :func:`export.onnx.to_onnx`; what both modules return behind the outputs.
     """
 
     reference: nn.Module
@@ -57,6 +58,7 @@ class Export:
     checks: tuple[Check, ...]
     verified_on: str
     fp32_module: nn.Module | None = None
+    inner: tuple[str, ...] = ()
 
 
 def export_bundle(
@@ -113,7 +115,7 @@ def _write_graphs(
 ) -> Manifest:
     """Write the graph of each precision; returns the manifest with what they became."""
     manifest = export.manifest
-    signature = export.example, manifest.inputs, manifest.outputs
+    signature = export.example, manifest.inputs, manifest.outputs, export.inner
     fp32 = to_onnx(export.module, *signature)
     graphs = {p: name for p, name in GRAPHS.items() if p in precisions}
     for precision, name in graphs.items():

@@ -30,6 +30,7 @@ def to_onnx(
     example: Sequence[Tensor],
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
+    inner: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Export a module.
 
@@ -42,6 +43,8 @@ def to_onnx(
         example: one tensor for each input. Free axes need a length above 1.
         inputs: names and shapes; axes with a name are free.
         outputs: names and shapes, with the free axes named as those of the inputs.
+        inner: names of tensors that the module returns behind its outputs. They are no outputs of
+            the graph, but bear these names in it, for engines that take it apart.
     """
     free = tuple(
         {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
@@ -54,7 +57,7 @@ def to_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=[spec.name for spec in inputs],
-            output_names=[spec.name for spec in outputs],
+            output_names=[*(spec.name for spec in outputs), *inner],
             dynamic_shapes=free,
             custom_translation_table={torch.ops.aten.pixel_unshuffle.default: _space_to_depth},
             verbose=False,
@@ -62,6 +65,7 @@ def to_onnx(
     assert program is not None  # only the exporter before dynamo returns nothing
     model = program.model
     fold_scalars(model)
+    del model.graph.outputs[len(outputs) :]
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)  # holds stack traces with this machine's paths
     for value in (*model.graph.inputs, *model.graph.outputs):

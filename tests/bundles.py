@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from emfast.channels import standard_channels
 from emfast.diffusion.schedule import cosine_schedule
-from emfast.diffusion.spec import DenoiserSpec
+from emfast.diffusion.spec import DEEP_FEATURES, DenoiserSpec
 from engines.bundle import MANIFEST, Manifest, TensorSpec
 from engines.files import sha256
 
@@ -93,13 +93,16 @@ def write_segmenter_bundle(
     )
 
 
-def write_denoiser_bundle(folder: Path, steps: int = 20, gain: float = 0.5) -> Path:
+def write_denoiser_bundle(
+    folder: Path, steps: int = 20, gain: float = 0.5, features: str = DEEP_FEATURES
+) -> Path:
     """A denoiser of an image and a mask channel: prediction = gain * mean of 3 x 3 pixels of x.
 
     Args:
         folder: to make.
         steps: of its schedule.
         gain: of the prediction; NaN makes none a number.
+        features: name of the tensor inside, which is the prediction already.
     """
     weight = np.zeros((2, 2, 3, 3), dtype=np.float32)
     weight[0, 0] = weight[1, 1] = gain / 9
@@ -107,10 +110,10 @@ def write_denoiser_bundle(folder: Path, steps: int = 20, gain: float = 0.5) -> P
     # A graph input that no node reads would be dropped: the timestep is added with weight 0.
     graph = helper.make_graph(
         [
-            helper.make_node("Conv", ["x", "weight"], ["mean"], pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", ["x", "weight"], [features], pads=[1, 1, 1, 1]),
             helper.make_node("Mul", ["timestep", "zero"], ["nothing"]),
             helper.make_node("Unsqueeze", ["nothing", "axes"], ["column"]),
-            helper.make_node("Add", ["mean", "column"], ["prediction"]),
+            helper.make_node("Add", [features, "column"], ["prediction"]),
         ],
         "denoiser",
         [_tensor("x", free), _tensor("timestep", ("batch",))],

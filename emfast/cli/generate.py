@@ -55,6 +55,13 @@ def generate(
         bool,
         typer.Option("--fast", help="The sampler and the few steps that docs/steps.md recommends."),
     ] = False,
+    reuse: Annotated[
+        int,
+        typer.Option(
+            help="Compute the coarse levels' features in every N-th step only: faster, on "
+            "the engine openvino: docs/steps.md."
+        ),
+    ] = 1,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(help="Height and width in pixels; what the model was trained for."),
@@ -140,7 +147,7 @@ def generate(
         steps = min(steps, spec.schedule.steps) if fast else steps
         job = Job(
             4 if count is None else count, seed, steps, size or spec.size, together or MOST, rgb,
-            sampler, eta,
+            sampler, eta, reuse,
         )  # fmt: skip
         result = draw_on_cluster(
             ray, job, out, model, engine, precision, threads, verify, together is None,
@@ -161,7 +168,9 @@ def generate(
         typer.echo(f"loop: {generator.prepare(together, size)}", err=True)
         steps = spec.schedule.steps if steps is None else steps
         steps = min(steps, spec.schedule.steps) if fast else steps
-        job = Job(4 if count is None else count, seed, steps, size, together, rgb, sampler, eta)
+        job = Job(
+            4 if count is None else count, seed, steps, size, together, rgb, sampler, eta, reuse
+        )
         if keep_until is not None and real is not None:
             from emfast.selection import Repair
             from emfast.selection.keep import generate_until

@@ -10,6 +10,10 @@ from emfast.diffusion.samplers import Sampler, make_sampler
 from emfast.diffusion.schedule import Schedule
 from engines.errors import UserError
 
+# The tensor inside a denoiser's graph that a sampling can reuse in the next steps: what the coarser
+# levels hand to the decoder's last.
+DEEP_FEATURES = "deep_features"
+
 
 @dataclass(frozen=True, eq=False)
 class DenoiserSpec:

@@ -161,6 +161,18 @@ class FoldedDenoiser(nn.Module):
         self.register_buffer("table", _block_scales(source))
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        return self.with_deep_features(x, timestep)[0]
+
+    def with_deep_features(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate the network.
+
+        Args:
+            x, timestep: as for :class:`~emfast.models.denoiser.Denoiser`.
+
+        Returns:
+            The prediction, and what the coarser levels hand to the decoder's last: all that they
+            add to it.
+        """
         step = timestep.long()
         scales = self.scales[step][:, :, None, None, None]
         rows = iter(torch.split(self.table[step].to(self.stem.weight.dtype), self.widths, dim=1))
@@ -175,11 +187,22 @@ class FoldedDenoiser(nn.Module):
             skips.append(h)
         skips.pop()
         for i, level in enumerate(self.decoder):
+            deep = h
             for j, block in enumerate(level):  # type: ignore[arg-type]
                 beside = (skips.pop(),) if i > 0 and j == 0 else ()
                 h = block(h, *beside, next(rows))
         h = self.head(F.silu(h))
-        return x * scales[:, 0] + F.pixel_shuffle(h.float(), self.patch) * scales[:, 1]
+        prediction = x * scales[:, 0] + F.pixel_shuffle(h.float(), self.patch) * scales[:, 1]
+        return prediction, deep
+
+
+class FoldedDenoiserWithFeatures(FoldedDenoiser):
+    """The same, returning :meth:`with_deep_features`, for export."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, timestep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.with_deep_features(x, timestep)
 
 
 def _blocks(network: nn.Module) -> list[Block]:

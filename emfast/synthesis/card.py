@@ -75,11 +75,12 @@ def command(record: dict[str, Any]) -> str:
     model, engine = record["model"], record["engine"]
     drawn = record["selection"]["drawn"] if "selection" in record else record["count"]
     eta = [] if record["eta"] is None else ["--eta", record["eta"]]
+    reuse = ["--reuse", record["reuse"]] if "reuse" in record else []
     batch = [] if record["batch"] is None else ["--batch", record["batch"]]
     lines = [
         ["emfast", "generate", "--out", "SET", "--count", drawn, "--seed", record["seed"]],
         ["--model", model["name"] if model["shipped"] else "BUNDLE"],
-        ["--sampler", record["sampler"], *eta, "--steps", record["steps"]],
+        ["--sampler", record["sampler"], *eta, "--steps", record["steps"], *reuse],
         ["--size", *record["size"], *batch],
         ["--engine", engine["name"], "--precision", engine["precision"]],
     ]
@@ -148,12 +149,11 @@ def _repetition(record: dict[str, Any], summary: Summary, manifest_sha256: str) 
         f"{engine} ({runtime}), {precision.upper()}, {device}"
         for engine, runtime, precision, device in summary.ran
     )
-    eta = f", eta {record['eta']:g}" if record["eta"] is not None else ""
     rows = [
         ("model", f"`{model['name']}`, SHA-256 of its manifest.json `{model['sha256']}`"),
         ("drawn with", f"emfast {record['emfast']}"),
         ("engine", ran),
-        ("sampling", f"{record['sampler']}{eta}, {record['steps']} steps, seed {record['seed']}"),
+        ("sampling", f"{_sampling(record)}, seed {record['seed']}"),
         ("manifest.jsonl", f"SHA-256 `{manifest_sha256}`; it holds those of all images"),
     ]
     commands = command(record)
@@ -169,6 +169,12 @@ SET is a new folder{where}.
 
 The same command gives the same bytes with the same versions on a machine of the same kind. With
 another engine, processor or GPU, greys differ by rounding."""
+
+
+def _sampling(record: dict[str, Any]) -> str:
+    eta = f", eta {record['eta']:g}" if record["eta"] is not None else ""
+    reuse = f", deep features kept for {record['reuse']}" if "reuse" in record else ""
+    return f"{record['sampler']}{eta}, {record['steps']} steps{reuse}"
 
 
 def _judgement() -> str:
@@ -205,7 +211,7 @@ def _terms(record: dict[str, Any]) -> str:
 def _citation(record: dict[str, Any], summary: Summary, manifest_sha256: str) -> str:
     model = record["model"]
     told = f"""{_title(summary)}, drawn by {model["name"]} (SHA-256 {model["sha256"][:16]}) with
-    emfast {record["emfast"]}: {record["sampler"]}, {record["steps"]} steps, seed {record["seed"]}.
+    emfast {record["emfast"]}: {_sampling(record)}, seed {record["seed"]}.
     SHA-256 of the manifest: {manifest_sha256[:16]}."""
     quoted = "\n".join(f"> {text}" for text in paragraph(told).splitlines())
     return f"Cite the data's authors as told above, and the set as\n\n{quoted}"

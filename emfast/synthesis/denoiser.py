@@ -14,9 +14,10 @@ import numpy.typing as npt
 from emfast.channels import Uint8, decode
 from emfast.diffusion.device_sampling import DeviceLoop
 from emfast.diffusion.samplers import Sampler
-from emfast.diffusion.sampling import sample
+from emfast.diffusion.sampling import Denoise, sample
 from emfast.diffusion.spec import DenoiserSpec
 from emfast.runtime import BATCH, denoiser_shapes, open_runtime
+from emfast.synthesis.reuse import DividedDenoiser, FeatureReuse
 from engines.bundle import Bundle, open_bundle
 from engines.cuda import OutOfDeviceMemoryError
 from engines.device import DeviceEngine
@@ -61,6 +62,7 @@ class Generator:
         self.passed_over = tuple(passed_over)
         self.spec = DenoiserSpec.from_dict(bundle.manifest.model)
         self._loop: DeviceLoop | None = None
+        self._divided: DividedDenoiser | None = None
         self._refusals: dict[Shape, UserError] = {}
 
     @classmethod
@@ -105,6 +107,13 @@ class Generator:
                 f"{fixed[1]} x {fixed[0]} only"
             )
 
+    def check_reuse(self, interval: int) -> None:
+        """:class:`UserError` unless deep features can be kept for ``interval`` steps here."""
+        if interval < 1:
+            raise UserError(f"--reuse {interval}: must be at least 1, which reuses nothing")
+        if interval > 1 and self._divided is None:
+            self._divided = DividedDenoiser(self.engine)
+
     def prepare(self, batch: int, size: tuple[int, int] | None = None) -> Place:
         """Set up the loop for batches of one shape; :meth:`draw` does so too.
 
@@ -127,6 +136,7 @@ class Generator:
         on_step: Callable[[], None] | None = None,
         sampler: str = "ddpm",
         eta: float = 0.0,
+        reuse: int = 1,
     ) -> tuple[Uint8, Uint8]:
         """Draw the images with these numbers of the set that ``seed`` names.
 
@@ -138,15 +148,18 @@ class Generator:
             on_step: called after each step.
             sampler: one of :data:`emfast.diffusion.samplers.SAMPLERS`.
             eta: of "ddim", in [0, 1]; the others take none.
+            reuse: steps for which deep features are kept (:mod:`emfast.synthesis.reuse`); with 1
+                every step computes them.
 
         Returns:
             Images, uint8 (len(indices), height, width), greys in [0, 255], and label maps, uint8
             of that shape, 0 for background.
 
         Raises:
-            UserError: a size or a number of steps that the model cannot do, or no such sampler.
+            UserError: a size or a number of steps that the model cannot do, no such sampler, or
+                an engine that cannot reuse features.
         """
-        return self.sample(indices, seed, steps, size, on_step, sampler, eta)()
+        return self.sample(indices, seed, steps, size, on_step, sampler, eta, reuse)()
 
     def sample(
         self,
@@ -157,6 +170,7 @@ class Generator:
         on_step: Callable[[], None] | None = None,
         sampler: str = "ddpm",
         eta: float = 0.0,
+        reuse: int = 1,
     ) -> Callable[[], tuple[Uint8, Uint8]]:
         """As :meth:`draw`, but the images are still to be decoded.
 
@@ -165,7 +179,9 @@ class Generator:
         """
         size = size or self.spec.size
         self.check_size(size)
-        x = self._channels(self.spec.sampler(steps, sampler, eta), seed, indices, size, on_step)
+        self.check_reuse(reuse)
+        made = self.spec.sampler(steps, sampler, eta)
+        x = self._channels(made, seed, indices, size, on_step, reuse)
         return partial(self._decode, x)
 
     def _decode(self, x: npt.NDArray[np.float32]) -> tuple[Uint8, Uint8]:
@@ -183,12 +199,15 @@ class Generator:
         indices: Sequence[int],
         size: tuple[int, int],
         on_step: Callable[[], None] | None,
+        reuse: int,
     ) -> npt.NDArray[np.float32]:
-        channels = len(self.spec.channels)
-        loop = self._device_loop((len(indices), channels, *size))
-        if loop is not None:
+        shape = (len(self.spec.channels), *size)
+        network: Engine | FeatureReuse = self.engine
+        if reuse > 1 and self._divided is not None:
+            network = FeatureReuse(self._divided, reuse)
+        elif (loop := self._device_loop((len(indices), *shape))) is not None:
             return loop.sample(sampler, seed, indices, on_step)
-        return sample(self._denoise, sampler, seed, indices, (channels, *size), on_step)
+        return sample(self._denoiser(network), sampler, seed, indices, shape, on_step)
 
     def _device_loop(self, shape: Shape) -> DeviceLoop | None:
         """The loop on the device for a shape; None, with a reason, where there is none."""
@@ -225,19 +244,24 @@ class Generator:
             self._loop.close()
             self._loop = None
 
-    def _denoise(
-        self, x: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        arrays = {"x": x, "timestep": timestep}
-        inputs = {
-            spec.name: arrays[spec.name].astype(spec.dtype, copy=False)
-            for spec in self.bundle.manifest.inputs
-        }
-        return self.engine.run(inputs)["prediction"].astype(np.float32, copy=False)
+    def _denoiser(self, network: Engine | FeatureReuse) -> Denoise:
+        def denoise(
+            x: npt.NDArray[np.float32], timestep: npt.NDArray[np.float32]
+        ) -> npt.NDArray[np.float32]:
+            arrays = {"x": x, "timestep": timestep}
+            inputs = {
+                spec.name: arrays[spec.name].astype(spec.dtype, copy=False)
+                for spec in self.bundle.manifest.inputs
+            }
+            return network.run(inputs)["prediction"].astype(np.float32, copy=False)
+
+        return denoise
 
     def close(self) -> None:
         """Free the loop and the engine."""
         self._close_loop()
+        if self._divided is not None:
+            self._divided.close()
         self.engine.close()
 
     def __enter__(self) -> Self:

@@ -39,6 +39,7 @@ class Job:
         pairs: whether the paper's RGB pairs are written too.
         sampler: one of :data:`emfast.diffusion.samplers.SAMPLERS`.
         eta: of "ddim".
+        reuse: steps for which deep features are kept; 1 for none.
     """
 
     count: int
@@ -49,6 +50,7 @@ class Job:
     pairs: bool
     sampler: str = "ddpm"
     eta: float = 0.0
+    reuse: int = 1
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch < 1:
@@ -104,6 +106,7 @@ def run_job(
     """
     shard = shard or Shard()
     generator.check_size(job.size)
+    generator.check_reuse(job.reuse)
     sampler = generator.spec.sampler(job.steps, job.sampler, job.eta)
     classes = sum(c.kind == "mask" for c in generator.spec.channels)
     if job.pairs and classes > 1:
@@ -139,7 +142,14 @@ def run_job(
                     advance(images, text)
 
                 decoded = generator.sample(
-                    indices, job.seed, job.steps, job.size, on_step, job.sampler, job.eta
+                    indices,
+                    job.seed,
+                    job.steps,
+                    job.size,
+                    on_step,
+                    job.sampler,
+                    job.eta,
+                    job.reuse,
                 )
                 writer.submit(indices, wanted, decoded)
                 drawn += len(wanted)
@@ -192,6 +202,8 @@ def _record(job: Job, generator: Generator, invariant: bool) -> dict[str, Any]:
         "batch": None if invariant else job.batch,
         "eta": job.eta if job.sampler == "ddim" else None,
     }
+    if job.reuse == 1:
+        del settings["reuse"]
     return describe(settings, generator.bundle, generator.engine.info, place)
 
 
@@ -199,7 +211,11 @@ def _drawn_by(record: dict[str, Any], generator: Generator) -> dict[str, Any]:
     """What the lines of all images have in common."""
     engine = record["engine"]
     return {
-        **{key: record[key] for key in ("seed", "steps", "sampler", "eta")},
+        **{
+            key: record[key]
+            for key in ("seed", "steps", "sampler", "eta", "reuse")
+            if key in record
+        },
         "engine": engine["name"],
         "runtime": engine["runtime"],
         "precision": engine["precision"],

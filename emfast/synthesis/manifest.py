@@ -103,10 +103,10 @@ def metadata_line(entry: dict[str, Any]) -> dict[str, Any]:
         for name in entry["files"]
         if name.startswith(f"{kind}/")
     }
-    drawn = ("index", "seed", "sampler", "steps", "engine", "precision")
+    drawn = ("index", "seed", "sampler", "steps", "reuse", "engine", "precision")
     return {
         **paths,
-        **{key: entry[key] for key in drawn},
+        **{key: entry[key] for key in drawn if key in entry},
         **entry["scores"],
         **entry.get("selection", {}),
     }

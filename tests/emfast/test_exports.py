@@ -21,7 +21,7 @@ from emfast.channels import symmetric_channels
 from emfast.data.stack import Stack, read_stack
 from emfast.diffusion.noise import normal_noise
 from emfast.diffusion.sampling import sample
-from emfast.diffusion.spec import DenoiserSpec
+from emfast.diffusion.spec import DEEP_FEATURES, DenoiserSpec
 from emfast.exports import export_checkpoint, export_diffusers, pipeline_channels, prepare
 from emfast.models.denoiser import Block, Denoiser
 from emfast.models.unet import UNet
@@ -161,6 +161,8 @@ def test_int8_denoiser_bundle_is_verified_by_a_set_and_near_the_network(
         expected = denoiser_run[1](torch.from_numpy(x), torch.from_numpy(t)).numpy()
     error = np.abs(run(bundle, "int8", x=x, timestep=t) - expected)
     assert 0 < error.mean() < 0.05 * expected.std()
+    nodes = onnx.load(bundle.graph("int8")).graph.node
+    assert [n.op_type for n in nodes if DEEP_FEATURES in n.output] == ["Add"]
 
 
 def test_denoiser_graph_holds_no_weight_normalisation(denoiser_bundle: Bundle) -> None:
@@ -177,6 +179,15 @@ def test_denoiser_graph_holds_no_weight_normalisation(denoiser_bundle: Bundle) -
         # input, output and skip.
         blocks, concatenations = 4, kinds["Resize"]
         assert kinds["Mul"] <= kinds["Sigmoid"] + 2 * blocks + 2 * concatenations + 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_denoiser_graphs_name_their_deep_features(denoiser_bundle: Bundle, precision: str) -> None:
+    """Where the decoder's finest level begins, 1 / 8 of the image's sides."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(denoiser_bundle.graph(precision))).graph
+    assert [output.name for output in graph.output] == ["prediction"]
+    (features,) = (v for v in graph.value_info if v.name == DEEP_FEATURES)
+    assert features.type.tensor_type.shape.dim[1].dim_value == 24
 
 
 def test_denoiser_manifest(denoiser_bundle: Bundle) -> None:

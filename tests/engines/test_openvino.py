@@ -13,12 +13,12 @@ import pytest
 
 from engines import openvino as module
 from engines.bundle import Bundle, open_bundle
-from engines.engine import Array, EngineUnavailableError
+from engines.engine import Array, DivisibleEngine, EngineUnavailableError
 from engines.errors import UserError
 from engines.onnxruntime import OnnxRuntimeEngine, cpu_count
 from engines.openvino import SHAPES, OpenVINOEngine
 from engines.selection import open_engine
-from tests.bundles import write_segmenter_bundle
+from tests.bundles import write_denoiser_bundle, write_segmenter_bundle
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 ROOT = Path(__file__).parents[2]
@@ -63,6 +63,31 @@ def test_a_batch_has_the_bits_of_its_images_and_threads_change_none() -> None:
             results.append(np.concatenate(runs))
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
+
+
+def test_a_graph_is_divided_inside(tmp_path: Path) -> None:
+    bundle = open_bundle(write_denoiser_bundle(tmp_path / "denoiser", features="inside"))
+    inputs: dict[str, Array] = {"x": noise(3, 2, 32, 48), "timestep": np.zeros(3, np.float32)}
+    with OpenVINOEngine(bundle.graph("fp32"), "fp32", 1) as engine:
+        assert isinstance(engine, DivisibleEngine)
+        expected = engine.run(inputs)["prediction"]
+        giving, taking = engine.divide("inside")
+        with giving, taking:
+            assert giving.info == taking.info == engine.info
+            given = giving.run(inputs)
+            assert set(given) == {"prediction", "inside"}
+            np.testing.assert_array_equal(given["prediction"], expected)
+            taken = taking.run({**inputs, "inside": given["inside"]})
+            assert set(taken) == {"prediction"}
+            np.testing.assert_array_equal(taken["prediction"], expected)
+            # What is computed from x is the tensor alone.
+            other = taking.run({**inputs, "x": inputs["x"] * 2, "inside": given["inside"] + 1})
+            np.testing.assert_allclose(other["prediction"], expected + 1, rtol=1e-6)
+            with pytest.raises(UserError, match="expected .'inside', 'timestep', 'x'"):
+                taking.run(inputs)
+        np.testing.assert_array_equal(engine.run(inputs)["prediction"], expected)
+        with pytest.raises(UserError, match=r"model.onnx: holds no tensor 'outside'"):
+            engine.divide("outside")
 
 
 @pytest.mark.skipif(cpu_count() < 2, reason="needs two processors")

@@ -114,6 +114,27 @@ def test_axes_and_names_are_those_asked_for(graph: onnx.ModelProto) -> None:
     assert {o.domain: o.version for o in graph.opset_import} == {"": OPSET}
 
 
+def test_inner_tensors_have_names_and_are_no_outputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            inside = self.first(x) * 2
+            return self.second(inside), inside
+
+    module = Two().eval()
+    spec, out = specs(FREE), [TensorSpec("y", "float32", ("batch", 3, "rows", "columns"), "")]
+    graph = to_onnx(module, (torch.zeros(2, 3, 8, 12),), spec, out, ["inside"])
+    assert [output.name for output in graph.graph.output] == ["y"]
+    assert [node.output[0] for node in graph.graph.node][-1] == "y"
+    assert "inside" in {name for node in graph.graph.node for name in node.output}
+    x = torch.randn(1, 3, 6, 9)
+    with torch.no_grad():
+        np.testing.assert_allclose(run(graph, x), module(x)[0].numpy(), atol=1e-5)
+
+
 def test_weights_are_inside_and_no_path_of_this_machine(graph: onnx.ModelProto) -> None:
     assert all(not tensor.external_data for tensor in graph.graph.initializer)
     data = graph.SerializeToString()

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from emfast.diffusion.schedule import cosine_schedule
 from emfast.models.denoiser import Block, Denoiser, DenoiserConfig
-from emfast.models.folded import FoldedDenoiser, SubPixelConv
+from emfast.models.folded import FoldedDenoiser, FoldedDenoiserWithFeatures, SubPixelConv
 
 
 def trained(blocks: int) -> Denoiser:
@@ -36,6 +36,22 @@ def test_it_is_the_same_function(blocks: int, merged: bool) -> None:
                 folded(x, timestep), model(x, timestep), rtol=1e-5, atol=1e-5
             )
     assert folded.multiple == model.multiple
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_deep_features_are_what_the_finest_level_is_given(merged: bool) -> None:
+    model = trained(2)
+    folded = FoldedDenoiserWithFeatures(model, merged)
+    x, timestep = torch.randn(2, 2, 32, 48), torch.tensor([3.0, 30.0])
+    given: list[torch.Tensor] = []
+    first = folded.decoder[-1][0]
+    first.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        prediction, features = folded(x, timestep)
+        plain = FoldedDenoiser(model, merged)(x, timestep)
+    torch.testing.assert_close(prediction, plain, rtol=0, atol=0)
+    assert features.shape == (2, 24, 4, 6)
+    torch.testing.assert_close(given[0], features, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("merged", [False, True])
