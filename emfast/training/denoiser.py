@@ -62,6 +62,7 @@ class DenoiserTask:
             in_channels=len(self.channels),
             widths=settings.widths,
             blocks=settings.blocks,
+            patch=settings.patch,
             steps=settings.steps,
         )
         torch.manual_seed(settings.seed)

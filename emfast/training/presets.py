@@ -101,6 +101,7 @@ class DenoiserSettings(Settings):
     Attributes:
         widths: feature channels of each resolution level.
         blocks: residual blocks a level.
+        patch: space-to-depth factor of the stem.
         steps: timesteps of the schedule.
         prediction: what the network predicts.
         schedule: "cosine", shifted by 64 / 256 with zero terminal SNR, or "linear", the seed's.
@@ -111,6 +112,7 @@ class DenoiserSettings(Settings):
 
     widths: tuple[int, ...]
     blocks: int
+    patch: int
     steps: int
     prediction: Literal["epsilon", "v_prediction"]
     schedule: Literal["cosine", "linear"]
@@ -133,14 +135,15 @@ class SegmenterSettings(Settings):
         standardize: whether each slice's greys are shifted and scaled to mean 0 and deviation 1;
             otherwise they are divided by 255.
         augment: "paper": flips, quarter turns, 7 degrees, 5 % shift, 10 % zoom and noise;
-            "default": those with free rotation, contrast, brightness and blur.
+            "default": those with free rotation, contrast, brightness and blur; "elastic": those
+            and a smooth bend.
         validate_every: iterations between scores on the held-out slices.
     """
 
     network: Literal["light", "full"]
     loss: Literal["dice", "dice+bce"]
     standardize: bool
-    augment: Literal["paper", "default"]
+    augment: Literal["paper", "default", "elastic"]
     validate_every: int
 
 
@@ -161,6 +164,7 @@ DENOISER_PRESETS = {
         seed=0,
         widths=(64, 128, 192),
         blocks=2,
+        patch=4,
         steps=700,
         prediction="epsilon",
         schedule="linear",
@@ -185,6 +189,7 @@ DENOISER_PRESETS = {
         seed=0,
         widths=(64, 128, 192),
         blocks=2,
+        patch=4,
         steps=700,
         prediction="v_prediction",
         schedule="cosine",
@@ -216,7 +221,7 @@ SEGMENTER_PRESETS = {
     ),
     "default": SegmenterSettings(
         crops=((256, 8),),
-        iterations=1600,
+        iterations=2500,
         epochs=0,
         learning_rate=2e-3,
         final_learning_rate=0.0,
@@ -230,8 +235,8 @@ SEGMENTER_PRESETS = {
         network="light",
         loss="dice+bce",
         standardize=True,
-        augment="default",
-        validate_every=200,
+        augment="elastic",
+        validate_every=500,
     ),
 }
 

@@ -13,7 +13,8 @@ from emfast.training.presets import DENOISER_PRESETS
 def test_presets_keep_to_the_budget(preset: str) -> None:
     """At most 12 GFLOP a 256 x 256 step and 15 M parameters."""
     settings = DENOISER_PRESETS[preset]
-    model = Denoiser(DenoiserConfig(widths=settings.widths, blocks=settings.blocks))
+    config = DenoiserConfig(widths=settings.widths, blocks=settings.blocks, patch=settings.patch)
+    model = Denoiser(config)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 2, 256, 256), torch.zeros(1))
     assert counter.get_total_flops() <= 12e9

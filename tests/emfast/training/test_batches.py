@@ -41,7 +41,7 @@ def test_every_tile_once_an_epoch() -> None:
 def test_augmentation_moves_image_and_mask_alike() -> None:
     target = torch.zeros(4, 1, 64, 64)
     target[:, :, 20:40, 10:50] = 1
-    only_moves = Augmentation(20, 0.05, 0.15, 0, 0, 0, 0)
+    only_moves = Augmentation(20, 0.05, 0.15, 0, 0, 0, 0, 0)
     x, moved = augment(target.clone(), target, only_moves, np.random.default_rng(0))
     assert not torch.equal(moved, target)
     assert set(moved.unique().tolist()) == {0.0, 1.0}
@@ -49,9 +49,21 @@ def test_augmentation_moves_image_and_mask_alike() -> None:
     assert overlap > 0.98
 
 
+def test_elastic_bends_image_and_mask_alike() -> None:
+    target = torch.zeros(8, 1, 128, 128)
+    target[:, :, 40:88, 20:108] = 1
+    bends = Augmentation(0, 0, 0, 0, 0, 0, 0, 6)
+    x, bent = augment(target.clone(), target, bends, np.random.default_rng(0))
+    changed = (bent != target).float().mean(dim=(1, 2, 3))
+    # No two crops bend alike, and none by more than a few pixels along the object's border.
+    assert len(set(changed.tolist())) == 8
+    assert 0.01 < changed.mean() < 0.1
+    assert ((x > 0.5) == (bent > 0.5)).float().mean() > 0.98
+
+
 def test_greys_change_only_in_the_image() -> None:
     x, target = torch.randn(4, 1, 32, 32), torch.ones(4, 1, 32, 32)
-    greys = Augmentation(0, 0, 0, 0.1, 0.2, 0.2, 0.5)
+    greys = Augmentation(0, 0, 0, 0.1, 0.2, 0.2, 0.5, 0)
     changed, same = augment(x, target, greys, np.random.default_rng(0))
     assert torch.equal(same, target)
     assert not torch.allclose(changed, x)

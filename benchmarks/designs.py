@@ -1,0 +1,151 @@
+"""Designs of the denoiser compared by short trainings: the score of what each draws, and its cost.
+
+Every design is the preset `default` with something changed, trained for the same number of
+iterations on slices 0 to 134; all draw the same number of images of one seed. Scores are those of
+``emfast report``, beside the same real tiles. Killed, it goes on where it was:
+
+    python -m benchmarks.designs --data epfl --out designs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.steps import BATCH, REAL_TILES, SHOWN, SIZE, score
+from emfast.benchmark.machine import machine_facts, matmul_rate
+from emfast.benchmark.table import machine_line, markdown_table
+from emfast.data.stack import Stack, read_stack
+from emfast.exports import export_checkpoint
+from emfast.models.denoiser import Denoiser, DenoiserConfig
+from emfast.quality.scores import SCORES
+from emfast.synthesis.denoiser import Generator
+from emfast.synthesis.job import Job, run_job
+from emfast.training.denoiser import train_denoiser
+from emfast.training.presets import DENOISER_PRESETS
+from engines.bundle import open_bundle
+from export.bundle import export_bundle
+
+SLICES = range(135)
+# What each changes of the preset. Networks cost about what the preset's does, unless they say so.
+DESIGNS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "patch 2": {"patch": 2, "widths": (24, 56, 112, 176)},
+    "four levels": {"widths": (56, 112, 192, 256)},
+    "1 block": {"widths": (96, 160, 192), "blocks": 1},
+    "3 blocks": {"widths": (64, 96, 128), "blocks": 3},
+    "narrow": {"widths": (48, 96, 144)},
+    "linear schedule": {"schedule": "linear"},
+    "noise, linear schedule": {"schedule": "linear", "prediction": "epsilon"},
+    "channels from -1 to 1": {"symmetric": True},
+    "no flips and turns": {"dihedral": False},
+    "large crops only": {"crops": ((256, 4),)},
+}
+EXPORT_STEPS = 20
+
+
+def gflop(config: DenoiserConfig) -> float:
+    """Of one evaluation of a 256 x 256 image, in 10^9 operations."""
+    height, width = SIZE
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        Denoiser(config)(torch.zeros(1, config.in_channels, height, width), torch.zeros(1))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def make(
+    name: str, stack: Stack, folder: Path, arguments: argparse.Namespace
+) -> tuple[Path, dict[str, Any]]:
+    """Train a design and draw its set; returns the set's folder and what the design costs."""
+    settings = replace(
+        DENOISER_PRESETS["default"],
+        **{"iterations": arguments.iterations, "sample_every": arguments.iterations},
+        **DESIGNS[name],
+    )
+    data = {"slices": list(stack.names)}
+    trainer = train_denoiser(settings, stack, data, folder / "run", arguments.device)
+    bundle, drawn = folder / "bundle", folder / "set"
+    if not bundle.exists():
+        export_bundle(
+            export_checkpoint(folder / "run", name, stack, {}, EXPORT_STEPS), bundle, ("fp32",)
+        )
+    with Generator.open(bundle, "auto", "fp32", arguments.threads, BATCH, SIZE) as generator:
+        job = Job(arguments.count, 0, arguments.steps, SIZE, BATCH, False, arguments.sampler)
+        start = time.monotonic()
+        result = run_job(job, generator, drawn)
+        seconds = (time.monotonic() - start) / max(result.drawn, 1)
+        engine = generator.engine.info
+    config = DenoiserConfig(
+        widths=settings.widths, blocks=settings.blocks, patch=settings.patch, steps=settings.steps
+    )
+    facts: dict[str, Any] = {
+        "changes": DESIGNS[name],
+        "gflop": round(gflop(config), 2),
+        "parameters": sum(p.numel() for p in Denoiser(config).parameters()),
+        "training_seconds": round(trainer.seconds, 1),
+        "engine": str(engine),
+        "bundle": open_bundle(bundle).sha256,
+    }
+    if result.drawn == arguments.count:
+        facts["ms_a_step"] = round(1e3 * seconds / arguments.steps, 1)
+    return drawn, facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="real slices with masks")
+    parser.add_argument("--out", type=Path, required=True, help="folder for trainings and sets")
+    parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=list(DESIGNS))
+    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=64, help="images a set")
+    parser.add_argument("--sampler", default="dpm++")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    stack = read_stack(arguments.data).select(SLICES)
+    known = arguments.out / "designs.json"
+    facts: dict[str, Any] = json.loads(known.read_text())["facts"] if known.exists() else {}
+    folders = {}
+    for name in arguments.designs:
+        print(f"{name}: {DESIGNS[name] or 'the preset'}", flush=True)
+        folder = arguments.out / name.replace(" ", "-")
+        folders[name], found = make(name, stack, folder, arguments)
+        facts[name] = facts.get(name, {}) | found
+    rows = score(arguments.data, folders, arguments.count)
+    report: dict[str, Any] = {
+        "machine": machine_facts() | {"float32_matmul_gflops": round(matmul_rate() / 1e9, 1)},
+        "settings": {
+            "iterations": arguments.iterations,
+            "count": arguments.count,
+            "sampler": arguments.sampler,
+            "steps": arguments.steps,
+            "real_tiles": REAL_TILES,
+        },
+        "facts": facts,
+        "scores": {
+            name: {key: asdict(row) for key, row in found.items()} for name, found in rows.items()
+        },
+    }
+    known.write_text(json.dumps(report, indent=1) + "\n")
+    columns = ["design", "GFLOP", "parameters", *(SCORES[key].title for key in SHOWN)]
+    body = [
+        [
+            name,
+            f"{facts[name]['gflop']:.1f}",
+            f"{facts[name]['parameters'] / 1e6:.1f} M",
+            *(SCORES[key].text(rows[name][key].synthetic) for key in SHOWN),
+        ]
+        for name in folders
+    ]
+    print(f"{machine_line(report)}\n\n{markdown_table(columns, body)}")
+
+
+if __name__ == "__main__":
+    main()
