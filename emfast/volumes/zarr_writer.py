@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from emfast.volumes.axes import Layout, Pixels, shape_text
 from emfast.volumes.library import load
 from emfast.volumes.slabs import Slabs
 from engines.errors import UserError
+
+# What another process may take between the two renames that finish a volume. Longer, and it was
+# killed between them.
+FINISH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,51 @@ class ZarrWriter:
         try:
             if not self._resume:
                 shutil.rmtree(self._partial, ignore_errors=True)
-            elif self.path.exists() and not self._partial.exists():
-                self._check(zarr, self.path)
-                self._written = set(self._starts)
-                return self
-            if not self._partial.exists():
-                self._make(zarr)
-            self._array = self._check(zarr, self._partial / "zarr")
-            self._written = self._marked()
+            while not self._open(zarr):
+                pass  # another process has finished the volume meanwhile
         except OSError as error:
             raise self._unwritable(error) from error
         return self
+
+    def _open(self, zarr: Any) -> bool:
+        """Take up what is there, or begin; False where another process moved it meanwhile."""
+        if self._resume:
+            self._await_finish()
+            if self.path.exists() and not self._partial.exists():
+                self._check(zarr, self.path)
+                self._written = set(self._starts)
+                return True
+        if not self._partial.exists():
+            self._make(zarr)
+        try:
+            self._array = self._check(zarr, self._partial / "zarr")
+            self._written = self._marked()
+        except (FileNotFoundError, UserError):
+            if self._partial.exists():
+                raise
+            return False
+        return True
+
+    def _await_finish(self) -> None:
+        """Wait while another process renames the volume; take up what one left that was killed."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        while not self.path.exists() and not self._partial.exists():
+            claimed = self._claimed()
+            if claimed is None:
+                return
+            if time.monotonic() > deadline:
+                with suppress(OSError):  # another process may do the same
+                    claimed.rename(self._partial)
+            time.sleep(0.01)
+
+    def _claimed(self) -> Path | None:
+        """The folder that a process which finishes the volume has made its own."""
+        start, end = f".{self.path.name}.", ".done"
+        for folder in self.path.parent.iterdir():
+            name = folder.name
+            if name.startswith(start) and name.endswith(end) and (folder / "zarr").exists():
+                return folder
+        return None
 
     def _make(self, zarr: Any) -> None:
         """The empty array, put in place as a whole: other processes may be about to do the same."""
@@ -114,8 +153,10 @@ class ZarrWriter:
             attributes=stored.attributes,
             fill_value=0,
         )
-        with suppress(OSError):
-            temporary.rename(self._partial)
+        # An empty array shall not appear beside a volume that was finished while it was made.
+        if not self._resume or not (self.path.exists() or self._claimed()):
+            with suppress(OSError):
+                temporary.rename(self._partial)
         shutil.rmtree(temporary, ignore_errors=True)
 
     def _check(self, zarr: Any, store: Path) -> Any:

@@ -94,7 +94,7 @@ def test_a_disk_that_is_full_stops_the_batch(
 
     def slow(indices: list[int], *rest: Any) -> Any:
         nonlocal steps
-        *settings, on_step, sampler, eta = rest
+        *settings, on_step, sampler, eta, reuse = rest
 
         def count() -> None:
             nonlocal steps
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_stops_the_batch(
                     pass
             on_step()
 
-        return sample(indices, *settings, count, sampler, eta)
+        return sample(indices, *settings, count, sampler, eta, reuse)
 
     failed = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from emfast.volumes import VoxelSize, create_like, open_volume, slabs
+from emfast.volumes.zarr_writer import ZarrWriter
 from engines.errors import UserError
 from tests.emfast.volumes.volumes import SHAPE, greys, read_all, values, write_like
 
@@ -306,6 +308,61 @@ def test_a_run_may_end_after_another_has_finished_its_volume(tmp_path: Path) -> 
         first.write(0, values()[:3])
         second.write(3, values()[3:])
     np.testing.assert_array_equal(read_all(first.path), values())
+
+
+@pytest.mark.parametrize("method", ["_make", "_check", "_marked"])
+def test_a_run_may_begin_while_another_finishes_its_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """As one of several shards that has nothing to write."""
+    source = _ome(tmp_path / "cells.zarr")
+    like: dict[str, Any] = {"name": "masks", "dtype": np.dtype(np.uint8), "resume": True}
+    original, begun = getattr(ZarrWriter, method), []
+
+    with open_volume(source) as reader:
+        first = create_like(reader.info, reader, tmp_path / "out", **like)
+
+        def late(self: ZarrWriter, *args: Any) -> Any:
+            if self is not first and not begun:
+                begun.append(True)
+                with first:
+                    first.write(0, values())
+            return original(self, *args)
+
+        if method != "_make":  # there is a volume that was begun
+            first.__enter__()
+        monkeypatch.setattr(ZarrWriter, method, late)
+        with create_like(reader.info, reader, tmp_path / "out", **like) as second:
+            assert second.written(0, len(values()))
+    assert begun
+    np.testing.assert_array_equal(read_all(first.path), values())
+    assert [file.name for file in first.path.parent.iterdir()] == [first.path.name]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_waits_for_another_that_renames_its_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    source = _ome(tmp_path / "cells.zarr")
+    like: dict[str, Any] = {"name": "masks", "dtype": np.dtype(np.uint8), "resume": True}
+    monkeypatch.setattr("emfast.volumes.zarr_writer.FINISH_SECONDS", 0.2 if killed else 60.0)
+    with open_volume(source) as reader:
+        first = create_like(reader.info, reader, tmp_path / "out", **like)
+        with first:
+            first.write(0, values())
+        claimed = first.path.with_name(f".{first.path.name}.1.done")
+        (claimed / "written").mkdir(parents=True)
+        for start in range(0, len(values()), first.chunk):
+            (claimed / "written" / str(start)).touch()
+        first.path.rename(claimed / "zarr")
+        if not killed:
+            finish = threading.Timer(0.2, (claimed / "zarr").rename, [first.path])
+            finish.start()
+        with create_like(reader.info, reader, tmp_path / "out", **like) as second:
+            assert second.written(0, len(values()))
+    np.testing.assert_array_equal(read_all(first.path), values())
+    if killed:
+        assert [file.name for file in first.path.parent.iterdir()] == [first.path.name]
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
