@@ -117,7 +117,7 @@ class OpenVINOEngine:
         parameter.output(0).set_names({tensor})
         for user in inner.get_target_inputs():
             user.replace_source_output(parameter.output(0))
-        inner.set_names(set())
+        inner.set_names(set())  # the parameter bears it now
         taking.add_parameters([parameter])
         return self._with(giving), self._with(taking)
 

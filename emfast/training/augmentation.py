@@ -43,7 +43,6 @@ class Augmentation:
 AUGMENTATIONS = {
     # The seed group's; its noise level is not published, 2 % of the grey range is ours.
     "paper": Augmentation(7, 0.05, 0.10, 0.02, 0.0, 0.0, 0.0, 0.0),
-    "default": Augmentation(20, 0.0, 0.15, 0.2, 0.2, 0.2, 0.6, 0.0),
     "elastic": Augmentation(20, 0.0, 0.15, 0.2, 0.2, 0.2, 0.6, 6.0),
 }
 

@@ -135,15 +135,14 @@ class SegmenterSettings(Settings):
         standardize: whether each slice's greys are shifted and scaled to mean 0 and deviation 1;
             otherwise they are divided by 255.
         augment: "paper": flips, quarter turns, 7 degrees, 5 % shift, 10 % zoom and noise;
-            "default": those with free rotation, contrast, brightness and blur; "elastic": those
-            and a smooth bend.
+            "elastic": more rotation and zoom, a smooth bend, noise, contrast, brightness and blur.
         validate_every: iterations between scores on the held-out slices.
     """
 
     network: Literal["light", "full"]
     loss: Literal["dice", "dice+bce"]
     standardize: bool
-    augment: Literal["paper", "default", "elastic"]
+    augment: Literal["paper", "elastic"]
     validate_every: int
 
 

@@ -71,4 +71,4 @@ def test_greys_change_only_in_the_image() -> None:
 
 def test_presets_exist() -> None:
     assert AUGMENTATIONS["paper"].rotation == 7
-    assert AUGMENTATIONS["default"].contrast > 0
+    assert AUGMENTATIONS["elastic"].contrast > 0
