@@ -222,7 +222,12 @@ class DeviceLoop:
         clip = np.empty((2, self.shape[1]), dtype=np.float32)
         clip[:] = [[-np.inf], [np.inf]] if sampler.clip is None else sampler.clip
         begin = 0
-        parts = (run, np.array(indices, dtype=np.uint64), table(sampler), clip)
+        parts: tuple[npt.NDArray[Any], ...] = (
+            run,
+            np.array(indices, dtype=np.uint64),
+            table(sampler),
+            clip,
+        )
         for part, size in zip(parts, self._sizes, strict=True):
             raw = part.reshape(-1).view(np.uint8)
             self._telling.array[begin : begin + raw.size] = raw

@@ -20,7 +20,7 @@ from emfast.study.settings import (
 from emfast.study.sources import Sets
 from emfast.training.mixture import Mixture, Source
 from emfast.training.segmenter import load_segmenter, score_segmenter, train_segmenter
-from emfast.training.trainer import Trainer, hardware
+from emfast.training.trainer import Trainer
 
 RESULT = "result.json"
 # Runs of an arm that trains in two parts: on synthetic images, then on real ones.
@@ -124,5 +124,5 @@ class Cell:
             "seconds": sum(t.seconds for t in trainers) + time.monotonic() - start,
             "real_slices": 0 if self.arm == SYNTHETIC else len(self.sets.slices),
             "synthetic_images": synthetic,
-            "hardware": hardware(last.device),
+            "hardware": last.hardware(),
         }

@@ -24,7 +24,6 @@ from emfast.study.settings import StudySettings
 from emfast.synthesis.denoiser import Generator
 from emfast.synthesis.job import Job, run_job
 from emfast.training.denoiser import train_denoiser
-from emfast.training.trainer import hardware
 from engines.bundle import open_bundle
 from export.bundle import export_bundle
 
@@ -122,7 +121,7 @@ class Sets:
             "seconds": trainer.seconds + time.monotonic() - start,
             "iterations": trainer.iteration,
             "slices": self.facts()["slices"],
-            "hardware": hardware(trainer.device),
+            "hardware": trainer.hardware(),
         }
 
     def _export(self, run: Path, bundle: Path) -> None:

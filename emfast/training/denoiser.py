@@ -18,6 +18,7 @@ from emfast.diffusion.schedule import Schedule, cosine_schedule, linear_schedule
 from emfast.models.denoiser import Denoiser, DenoiserConfig
 from emfast.pictures import contact_sheet
 from emfast.training.batches import CROPS, TIMESTEPS, epoch_batch, generator, random_crops
+from emfast.training.device import autocast, memory_format
 from emfast.training.presets import DenoiserSettings
 from emfast.training.trainer import Trainer
 from engines.files import atomic_write
@@ -46,6 +47,7 @@ class DenoiserTask:
     def __init__(self, settings: DenoiserSettings, stack: Stack, device: torch.device) -> None:
         self.settings = settings
         self.device = device
+        self._layout = memory_format(device.type, settings.precision)
         self.images, self.masks = stack.images, stack.labels()
         self.report_every = settings.sample_every
         if settings.epochs:
@@ -97,7 +99,7 @@ class DenoiserTask:
         target = noise
         if self.settings.prediction == "v_prediction":
             target = signal * noise - sigma * x0
-        x = (signal * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
+        x = (signal * x0 + sigma * noise).contiguous(memory_format=self._layout)
         error = (self.network(x, timestep.float()) - target).square().mean(dim=(0, 2, 3))
         kinds = [c.kind for c in self.channels]
         image = error[[i for i, k in enumerate(kinds) if k == "image"]].mean()
@@ -118,13 +120,8 @@ class DenoiserTask:
         def denoise(
             x: np.ndarray[Any, Any], timestep: np.ndarray[Any, Any]
         ) -> np.ndarray[Any, Any]:
-            with (
-                torch.no_grad(),
-                torch.autocast(
-                    self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
-                ),
-            ):
-                inputs = torch.from_numpy(x).to(self.device, memory_format=torch.channels_last)
+            with torch.no_grad(), autocast(self.device.type, self.settings.precision):
+                inputs = torch.from_numpy(x).to(self.device, memory_format=self._layout)
                 prediction = network(inputs, torch.from_numpy(timestep).to(self.device))
             result: np.ndarray[Any, Any] = prediction.float().cpu().numpy().copy()
             return result

@@ -31,7 +31,8 @@ class Settings:
         betas: of AdamW.
         ema: relative width of the weights' exponential moving average, as a share of the run so
             far (EDM2, arXiv 2312.02696, eq. 123); 0 for none.
-        precision: "bf16" runs convolutions in bfloat16 (autocast), "fp32" does not.
+        precision: "bf16" runs convolutions in bfloat16 (autocast) where the device computes it
+            itself, "fp32" does not.
         seed: decides weights, batches and noise.
     """
 

@@ -25,6 +25,7 @@ from emfast.training.batches import (
     generator,
 )
 from emfast.training.checkpoint import load_checkpoint, restore_module
+from emfast.training.device import memory_format
 from emfast.training.mixture import Mixture, Pool
 from emfast.training.presets import SegmenterSettings
 from emfast.training.trainer import CHECKPOINT, Trainer
@@ -72,6 +73,7 @@ class SegmenterTask:
             raise UserError(f"unknown network {settings.network!r}; accepted: {', '.join(WIDTHS)}")
         self.settings = settings
         self.device = device
+        self._layout = memory_format(device.type, settings.precision)
         self.report_every = settings.validate_every
         self.spec = SegmenterSpec(
             classes=len(LABELS),
@@ -126,7 +128,7 @@ class SegmenterTask:
         rng = generator(self.settings.seed, iteration, AUGMENTATION)
         with torch.autocast(self.device.type, enabled=False):
             x, target = augment(x, target, AUGMENTATIONS[self.settings.augment], rng)
-        logits = self.network(x.contiguous(memory_format=torch.channels_last)).float()
+        logits = self.network(x.contiguous(memory_format=self._layout)).float()
         dice = soft_dice_loss(torch.sigmoid(logits), target)
         if self.settings.loss == "dice":
             return {"loss": dice}

@@ -24,6 +24,7 @@ from emfast.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from emfast.training.device import autocast, computed_in, memory_format
 from emfast.training.plot import plot_log
 from emfast.training.presets import Settings
 from engines.errors import UserError
@@ -74,16 +75,6 @@ def ema_exponent(width: float) -> float:
     """gamma for the relative width of a power-function average (EDM2, algorithm 2)."""
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
     return float(roots[np.argmax(roots.real)].real)
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What a run is trained on, for its card."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type}, {name}",
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-    }
 
 
 class RunningMeans:
@@ -142,7 +133,8 @@ class Trainer:
         """
         settings = self.settings
         self._network = self.task.network.to(self.device)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = memory_format(self.device.type, settings.precision)
+        self._network.to(memory_format=layout)  # type: ignore[call-overload]
         self._average = copy.deepcopy(self._network).eval().requires_grad_(False)
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(),
@@ -183,15 +175,25 @@ class Trainer:
                     saved = time.monotonic()
                 advance(1, note)
 
+    def hardware(self) -> dict[str, Any]:
+        """What the run is trained on and in, for its card."""
+        device = self.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        dtype = computed_in(device.type, self.settings.precision)
+        return {
+            "device": f"{device.type}, {name}",
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+            "computed_in": str(dtype).removeprefix("torch."),
+        }
+
     def _step(self) -> dict[str, Tensor]:
         rate = learning_rate(self.settings, self.iteration)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(self.settings.seed * 1_000_003 + self.iteration)  # dropout
         self._network.train()
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
-        ):
+        with autocast(self.device.type, self.settings.precision):
             losses = self.task.losses(self.iteration)
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
@@ -255,7 +257,7 @@ class Trainer:
                 "seconds": self.seconds,
                 "settings": self.settings.to_dict(),
                 "data": self.data,
-                "hardware": hardware(self.device),
+                "hardware": self.hardware(),
                 "task": self.task.describe(),
             },
         )

@@ -111,6 +111,20 @@ def test_a_run_learns(stack: Stack, tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_a_run_computes_in_what_its_checkpoint_tells(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = set()
+    for has_bf16, name in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has_bf16: {"bf16": has})
+        trainer = train_segmenter(SEGMENTER, stack, None, {}, tmp_path / name, "cpu")
+        _, meta = load_checkpoint(trainer.folder / CHECKPOINT)
+        assert meta["hardware"]["computed_in"] == name
+        with (tmp_path / name / "log.csv").open() as file:
+            losses.add(next(csv.DictReader(file))["loss"])
+    assert len(losses) == 2
+
+
 def test_other_settings_are_refused(stack: Stack, tmp_path: Path) -> None:
     train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
     with pytest.raises(UserError, match="seed was 0, is 1"):
