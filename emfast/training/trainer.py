@@ -8,10 +8,12 @@ import json
 import math
 import platform
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,7 @@ from engines.errors import UserError
 from engines.files import atomic_write, remove_leftovers
 
 CHECKPOINT = "latest.safetensors"
+LOCK = ".lock"
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 20
 # Looking at a loss waits for the GPU; on the CPU it costs nothing.
@@ -129,8 +132,13 @@ class Trainer:
         """Train to the last iteration.
 
         Raises:
-            UserError: the folder holds a run with other settings, or the loss is not finite.
+            UserError: the folder holds a run with other settings, another process trains in it, or
+                the loss is not finite.
         """
+        with self._hold_folder():
+            self._train()
+
+    def _train(self) -> None:
         settings = self.settings
         self._network = self.task.network.to(self.device)
         layout = memory_format(self.device.type, settings.precision)
@@ -262,18 +270,29 @@ class Trainer:
             },
         )
 
-    def _open_folder(self) -> None:
-        """Create the run folder, or take up the run that it holds."""
-        path = self.folder / CHECKPOINT
+    def _hold_folder(self) -> AbstractContextManager[object]:
+        """Create the run folder and lock it until the context ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            known = path.exists() or (self.folder / "run.json").exists()
-            if not known and any(self.folder.iterdir()):
+            names = {path.name for path in self.folder.iterdir()} - {LOCK, "samples"}
+            if names and not names & {CHECKPOINT, "run.json"}:
                 raise UserError(f"{self.folder}: holds files but no run; give another --out")
-            remove_leftovers(self.folder)
+            # flock frees the lock of a killed process; the file stays.
+            held = filelock.FileLock(self.folder / LOCK).acquire(blocking=False)
             (self.folder / "samples").mkdir(exist_ok=True)
+        except filelock.Timeout:
+            raise UserError(
+                f"{self.folder}: another process trains in it; wait for its end, or give another "
+                "--out"
+            ) from None
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        return held
+
+    def _open_folder(self) -> None:
+        """Take up the run that the folder holds, or begin one."""
+        path = self.folder / CHECKPOINT
+        remove_leftovers(self.folder)
         if path.exists():
             groups, meta = load_checkpoint(path)
             self._refuse_changes(meta)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from emfast.training.checkpoint import load_checkpoint
 from emfast.training.denoiser import DenoiserTask, train_denoiser
 from emfast.training.presets import DENOISER_PRESETS, SEGMENTER_PRESETS, SegmenterSettings
 from emfast.training.segmenter import SegmenterTask, train_segmenter
-from emfast.training.trainer import CHECKPOINT, Trainer, ema_exponent, learning_rate
+from emfast.training.trainer import CHECKPOINT, LOCK, Trainer, ema_exponent, learning_rate
 from engines.errors import UserError
 
 DENOISER = DENOISER_PRESETS["default"].override(
@@ -81,7 +83,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     assert load_checkpoint(tmp_path / "killed" / CHECKPOINT)[1]["iteration"] == saved
     (tmp_path / "killed/.latest.123.tmp.safetensors").write_bytes(b"what a kill left")
     train("killed")
-    assert not list((tmp_path / "killed").glob(".*"))
+    assert [p.name for p in (tmp_path / "killed").glob(".*")] == [LOCK]
     whole, killed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
     assert whole.keys() == killed.keys()
     for name, tensor in whole.items():
@@ -197,6 +199,23 @@ def test_a_folder_that_holds_something_else_is_refused(stack: Stack, tmp_path: P
     with pytest.raises(UserError, match="holds files but no run"):
         train_denoiser(DENOISER, stack, {}, tmp_path, "cpu")
     assert (tmp_path / "log.csv").read_text() == "mine"
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(stack: Stack, tmp_path: Path) -> None:
+    first = train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
+    hold = (
+        "import sys, time\nfrom filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", hold, str(first.folder / LOCK)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        longer = DENOISER.override(iterations=8)
+        with pytest.raises(UserError, match="another process trains in it"):
+            train_denoiser(longer, stack, {}, first.folder, "cpu")
+        other.kill()
+    assert train_denoiser(longer, stack, {}, first.folder, "cpu").iteration == 8
 
 
 def test_other_data_is_told_in_a_few_words(stack: Stack, tmp_path: Path) -> None:
