@@ -29,6 +29,7 @@ from emfast.training.checkpoint import (
 from emfast.training.device import autocast, computed_in, memory_format
 from emfast.training.plot import plot_log
 from emfast.training.presets import Settings
+from emfast.training.revision import revision
 from engines.errors import UserError
 from engines.files import atomic_write, remove_leftovers
 
@@ -152,6 +153,7 @@ class Trainer:
             fused=True,
         )
         self._gamma = ema_exponent(settings.ema) if settings.ema else 0.0
+        self._revision = revision()
         self._open_folder()
         start, saved = time.monotonic() - self.seconds, time.monotonic()
         means = RunningMeans()
@@ -266,6 +268,7 @@ class Trainer:
                 "settings": self.settings.to_dict(),
                 "data": self.data,
                 "hardware": self.hardware(),
+                "emfast": self._revision,
                 "task": self.task.describe(),
             },
         )

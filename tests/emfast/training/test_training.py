@@ -16,6 +16,7 @@ from emfast.data.stack import Stack
 from emfast.training.checkpoint import load_checkpoint
 from emfast.training.denoiser import DenoiserTask, train_denoiser
 from emfast.training.presets import DENOISER_PRESETS, SEGMENTER_PRESETS, SegmenterSettings
+from emfast.training.revision import revision
 from emfast.training.segmenter import SegmenterTask, train_segmenter
 from emfast.training.trainer import CHECKPOINT, LOCK, Trainer, ema_exponent, learning_rate
 from engines.errors import UserError
@@ -122,6 +123,7 @@ def test_a_run_computes_in_what_its_checkpoint_tells(
         trainer = train_segmenter(SEGMENTER, stack, None, {}, tmp_path / name, "cpu")
         _, meta = load_checkpoint(trainer.folder / CHECKPOINT)
         assert meta["hardware"]["computed_in"] == name
+        assert meta["emfast"] == revision()
         with (tmp_path / name / "log.csv").open() as file:
             losses.add(next(csv.DictReader(file))["loss"])
     assert len(losses) == 2
