@@ -84,11 +84,11 @@ def test_another_kind_is_refused(bundle: Path) -> None:
 
 
 def test_no_bundle_lists_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="epfl-denoiser, epfl-segmenter"):
+    with pytest.raises(UserError, match="epfl-denoiser, epfl-segmenter, epfl6-segmenter"):
         open_bundle(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["epfl-denoiser", "epfl-segmenter"])
+@pytest.mark.parametrize("name", ["epfl-denoiser", "epfl-segmenter", "epfl6-segmenter"])
 def test_shipped_bundles_open_by_name(name: str) -> None:
     assert name in shipped_bundles()
     bundle = open_bundle(name)
