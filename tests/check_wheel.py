@@ -19,7 +19,6 @@ NEEDED = (
     "engines/py.typed",
     "engines/models/epfl-denoiser/manifest.json",
     "engines/models/epfl-segmenter/manifest.json",
-    "engines/models/epfl6-segmenter/manifest.json",
     "export/py.typed",
 )
 
