@@ -2,9 +2,10 @@
 
 Every design is the preset `default` with something changed, trained for the same number of
 iterations on slices 0 to 134; all draw the same number of images of one seed. Scores are those of
-``emfast report``, beside the same real tiles. Killed, it goes on where it was:
+``emfast report``, beside the same real tiles. Designs that the file of results holds are not made
+again, and killed, it goes on where it was:
 
-    python -m benchmarks.designs --data epfl --out designs
+    python -m benchmarks.designs --data epfl --runs designs --out benchmarks/results/designs.json
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from emfast.benchmark.table import machine_line, markdown_table
 from emfast.data.stack import Stack, read_stack
 from emfast.exports import export_checkpoint
 from emfast.models.denoiser import Denoiser, DenoiserConfig
+from emfast.quality.draws import Row, Value
 from emfast.quality.scores import SCORES
 from emfast.synthesis.denoiser import Generator
 from emfast.synthesis.job import Job, run_job
@@ -47,6 +49,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "channels from -1 to 1": {"symmetric": True},
     "no flips and turns": {"dihedral": False},
     "large crops only": {"crops": ((256, 4),)},
+    "no average of weights": {"ema": 0.0},
 }
 EXPORT_STEPS = 20
 
@@ -89,6 +92,7 @@ def make(
         "gflop": round(gflop(config), 2),
         "parameters": sum(p.numel() for p in Denoiser(config).parameters()),
         "training_seconds": round(trainer.seconds, 1),
+        "trained_on": trainer.hardware(),
         "engine": str(engine),
         "bundle": open_bundle(bundle).sha256,
     }
@@ -97,10 +101,41 @@ def make(
     return drawn, facts
 
 
+def text(score: str, value: dict[str, float] | None) -> str:
+    """A value of the file of results as the report writes it."""
+    return SCORES[score].text(None if value is None else Value(**value))
+
+
+def table(designs: dict[str, Any]) -> str:
+    """The designs' scores as Markdown, one line a design and one of real tiles."""
+    columns = ["design", "GFLOP", "parameters", *(SCORES[key].title for key in SHOWN)]
+    body = [
+        [
+            name,
+            f"{found['gflop']:.1f}",
+            f"{found['parameters'] / 1e6:.1f} M",
+            *(text(key, found["scores"][key]["synthetic"]) for key in SHOWN),
+        ]
+        for name, found in designs.items()
+    ]
+    first = next(iter(designs.values()))["scores"]
+    body.append(["real tiles", "", "", *(text(key, first[key]["real"]) for key in SHOWN)])
+    return markdown_table(columns, body)
+
+
+def as_values(rows: dict[str, Row]) -> dict[str, dict[str, Any]]:
+    """Rows as the file of results holds them, without the stack's halves."""
+    return {
+        key: {side: asdict(row)[side] for side in ("synthetic", "real")}
+        for key, row in rows.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="real slices with masks")
-    parser.add_argument("--out", type=Path, required=True, help="folder for trainings and sets")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for trainings and sets")
+    parser.add_argument("--out", type=Path, required=True, help="JSON with every score, added to")
     parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=list(DESIGNS))
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--count", type=int, default=64, help="images a set")
@@ -109,42 +144,34 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    stack = read_stack(arguments.data).select(SLICES)
-    known = arguments.out / "designs.json"
-    facts: dict[str, Any] = json.loads(known.read_text())["facts"] if known.exists() else {}
-    folders = {}
-    for name in arguments.designs:
-        print(f"{name}: {DESIGNS[name] or 'the preset'}", flush=True)
-        folder = arguments.out / name.replace(" ", "-")
-        folders[name], found = make(name, stack, folder, arguments)
-        facts[name] = facts.get(name, {}) | found
-    rows = score(arguments.data, folders, arguments.count)
-    report: dict[str, Any] = {
-        "machine": machine_facts() | {"float32_matmul_gflops": round(matmul_rate() / 1e9, 1)},
-        "settings": {
-            "iterations": arguments.iterations,
-            "count": arguments.count,
-            "sampler": arguments.sampler,
-            "steps": arguments.steps,
-            "real_tiles": REAL_TILES,
-        },
-        "facts": facts,
-        "scores": {
-            name: {key: asdict(row) for key, row in found.items()} for name, found in rows.items()
-        },
+    settings = {
+        "iterations": arguments.iterations,
+        "count": arguments.count,
+        "sampler": arguments.sampler,
+        "steps": arguments.steps,
+        "real_tiles": REAL_TILES,
     }
-    known.write_text(json.dumps(report, indent=1) + "\n")
-    columns = ["design", "GFLOP", "parameters", *(SCORES[key].title for key in SHOWN)]
-    body = [
-        [
-            name,
-            f"{facts[name]['gflop']:.1f}",
-            f"{facts[name]['parameters'] / 1e6:.1f} M",
-            *(SCORES[key].text(rows[name][key].synthetic) for key in SHOWN),
-        ]
-        for name in folders
-    ]
-    print(f"{machine_line(report)}\n\n{markdown_table(columns, body)}")
+    report: dict[str, Any] = {"settings": settings, "designs": {}}
+    if arguments.out.exists():
+        report = json.loads(arguments.out.read_text())
+        if report["settings"] != settings:
+            parser.error(
+                f"{arguments.out}: was made with {report['settings']} instead of {settings}; give "
+                "these or another --out"
+            )
+    stack = read_stack(arguments.data).select(SLICES)
+    for name in arguments.designs:
+        if name in report["designs"]:
+            continue
+        print(f"{name}: {DESIGNS[name] or 'the preset'}", flush=True)
+        drawn, facts = make(name, stack, arguments.runs / name.replace(" ", "-"), arguments)
+        rows = score(arguments.data, {name: drawn}, arguments.count)[name]
+        report["designs"][name] = facts | {"scores": as_values(rows)}
+        report["machine"] = machine_facts() | {
+            "float32_matmul_gflops": round(matmul_rate() / 1e9, 1)
+        }
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{machine_line(report)}\n\n{table(report['designs'])}")
 
 
 if __name__ == "__main__":
