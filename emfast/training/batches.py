@@ -40,6 +40,9 @@ def random_crops(
 ) -> Crops:
     """Square crops at random places of random slices.
 
+    A crop's centre is any pixel, and one that would reach beyond the border is moved back inside:
+    pixels at the border are then in half as many crops as others, not in next to none.
+
     Args:
         images: uint8 (slices, height, width).
         masks: uint8, same shape.
@@ -61,7 +64,10 @@ def random_crops(
     slices = np.empty(batch, dtype=np.intp)
     for i in range(batch):
         slices[i] = z = rng.integers(count)
-        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        y, x = (
+            min(max(int(rng.integers(length)) - side // 2, 0), length - side)
+            for length in (height, width)
+        )
         symmetry = int(rng.integers(8)) if dihedral else 0
         for target, source in zip(crops, (images, masks), strict=True):
             target[i] = flip_turn(source[z, y : y + side, x : x + side], symmetry)

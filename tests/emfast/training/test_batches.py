@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from emfast.training.augmentation import AUGMENTATIONS, Augmentation, augment
@@ -23,6 +24,22 @@ def test_images_and_masks_are_cropped_alike() -> None:
     assert crops.images.shape == (32, 16, 16)
     assert (crops.masks == 255 - crops.images).all()
     assert set(crops.slices) == {0, 1, 2}
+
+
+def test_borders_are_cropped_too() -> None:
+    """A corner is in a quarter as many crops as the middle, and the borders' mean is not lost."""
+    rng = np.random.default_rng(0)
+    place = np.arange(40 * 50, dtype=np.int64).reshape(1, 40, 50)
+    images = (place // 50 * 6).astype(np.uint8)  # the row, times 6
+    columns = (place % 50 * 5).astype(np.uint8)
+    crops = random_crops(images, columns, 16, 4000, rng, dihedral=True)
+    seen = np.zeros((40, 50))
+    np.add.at(seen, (crops.images // 6, crops.masks // 5), 1)
+    expected = 4000 * 16 * 16 / (40 * 50)
+    assert seen[[0, 0, -1, -1], [0, -1, 0, -1]] / expected == pytest.approx(0.25, abs=0.1)
+    assert seen[20, 25] / expected == pytest.approx(1, abs=0.2)
+    for strip in (seen[:16], seen[-16:], seen[:, :16], seen[:, -16:]):
+        assert strip.mean() / expected == pytest.approx(1, abs=0.05)
 
 
 def test_the_eight_symmetries_differ() -> None:
