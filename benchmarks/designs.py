@@ -48,7 +48,6 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "narrow": {"widths": (16, 40, 80, 128)},
     "linear schedule": {"schedule": "linear"},
     "noise, linear schedule": {"schedule": "linear", "prediction": "epsilon"},
-    "channels from -1 to 1": {"symmetric": True},
     "no flips and turns": {"dihedral": False},
     "large crops only": {"crops": ((256, 4),)},
     "no average of weights": {"ema": 0.0},

@@ -130,7 +130,7 @@ def score_rows(
             advance()
         return _spread(values)
 
-    with progress("comparing", 5 * len(draws)) as advance:
+    with progress("comparing", 6 * len(draws)) as advance:
         own = _spread([greys(synthetic)])
         drawn = over_draws(lambda d: greys(take(real, d.real)))
         halves = [over_draws(greys_of_halves)]

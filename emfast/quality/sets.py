@@ -131,8 +131,7 @@ class RealSet:
         tiles: drawn at random places, as many from each slice.
         pixels: of all slices.
         greys: int64 (256,), grey levels of all windows of the tiles' size in all slices: each pixel
-            counts as often as windows hold it. Training on random crops shows a network these
-            greys, and the pixels near a slice's border seldom.
+            counts as often as windows hold it, as in the tiles.
         object_greys: those of the object pixels.
     """
 

@@ -24,7 +24,8 @@ class Augmentation:
         noise: standard deviation of added Gaussian noise, in normalised greys.
         contrast: as a share, more or less.
         brightness: in normalised greys, either way.
-        blur: share of the pixel that is taken from the mean of its 3 x 3 neighbours.
+        blur: share of the pixel that is taken from the mean of its 3 x 3 neighbours; half of the
+            crops get none.
         elastic: standard deviation, in pixels, of the displacements of a 5 x 5 grid of points over
             the crop, between which a bicubic spline bends it (U-Net, arXiv 1505.04597, section
             3.1, has 10 pixels on a 3 x 3 grid).

@@ -40,8 +40,9 @@ def random_crops(
 ) -> Crops:
     """Square crops at random places of random slices.
 
-    A crop's centre is any pixel, and one that would reach beyond the border is moved back inside:
-    pixels at the border are then in half as many crops as others, not in next to none.
+    Places reach beyond the border, and crops there are moved back inside: pixels at the border are
+    in about half as many crops as others, where uniform places would leave them in next to none.
+    About a third of the crops at most lie at an edge: small slices are not cut into the same few.
 
     Args:
         images: uint8 (slices, height, width).
@@ -58,20 +59,23 @@ def random_crops(
     if side > min(height, width):
         raise UserError(
             f"slices of {width} x {height} pixels are smaller than the training crops of "
-            f"{side} x {side}"
+            f"{side} x {side}; --crop takes smaller ones"
         )
     crops = np.empty((2, batch, side, side), dtype=np.uint8)
     slices = np.empty(batch, dtype=np.intp)
     for i in range(batch):
         slices[i] = z = rng.integers(count)
-        y, x = (
-            min(max(int(rng.integers(length)) - side // 2, 0), length - side)
-            for length in (height, width)
-        )
+        y, x = (_place(length, side, rng) for length in (height, width))
         symmetry = int(rng.integers(8)) if dihedral else 0
         for target, source in zip(crops, (images, masks), strict=True):
             target[i] = flip_turn(source[z, y : y + side, x : x + side], symmetry)
     return Crops(crops[0], crops[1], slices)
+
+
+def _place(length: int, side: int, rng: np.random.Generator) -> int:
+    """First pixel of a crop along an axis."""
+    beyond = min(side // 2, (length - side) // 4)
+    return min(max(int(rng.integers(length - side + 2 * beyond + 1)) - beyond, 0), length - side)
 
 
 def flip_turn(image: Uint8, symmetry: int) -> Uint8:

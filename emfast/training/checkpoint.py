@@ -26,7 +26,10 @@ def save_checkpoint(path: Path, groups: dict[str, dict[str, Tensor]], meta: dict
         try:
             save_file(tensors, temporary, metadata={"emfast": json.dumps(meta)})
         except SafetensorError as error:
-            raise UserError(f"{path}: cannot be written ({error})") from None
+            raise UserError(
+                f"{path}: cannot be written ({error}); with room there, the same command goes on "
+                "from the last checkpoint"
+            ) from None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -36,7 +39,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         UserError: a missing or damaged file, or one that another program wrote.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(
+            f"{path}: no such checkpoint; give the folder of a run that emfast train wrote, or its "
+            "latest.safetensors"
+        )
     groups: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -45,7 +51,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is not a whole safetensors file ({error})") from None
+        raise UserError(
+            f"{path}: is not a whole safetensors file ({error}); copy it again, or remove it to "
+            "train from the beginning"
+        ) from None
     if "emfast" not in metadata:
         raise UserError(f"{path}: was not written by emfast train")
     return groups, json.loads(metadata["emfast"])

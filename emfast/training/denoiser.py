@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emfast.channels import clip_range, decode, encode, standard_channels, symmetric_channels
 from emfast.data.stack import Stack
+from emfast.data.summary import summarize
 from emfast.data.tiles import cut_tiles, paper_windows
 from emfast.diffusion.samplers import DDPM
 from emfast.diffusion.sampling import sample
@@ -57,8 +58,10 @@ class DenoiserTask:
         if settings.symmetric:
             self.channels = symmetric_channels(1, 1)
         else:
-            mean, deviation = float(stack.images.mean()), float(stack.images.std())
-            self.channels = standard_channels(round(mean, 2), round(deviation, 2))
+            greys = summarize(stack)
+            self.channels = standard_channels(
+                round(greys.grey_mean, 2), round(greys.grey_deviation, 2)
+            )
         self.schedule = make_schedule(settings)
         self.config = DenoiserConfig(
             in_channels=len(self.channels),

@@ -49,6 +49,10 @@ class Settings:
     precision: Literal["bf16", "fp32"]
     seed: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed {self.seed} is outside [0, {MAX_SEED}]")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return asdict(self)
@@ -87,8 +91,6 @@ class Settings:
             )
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"learning rate {self.learning_rate}: give a number above 0")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise UserError(f"seed {self.seed} is outside [0, {MAX_SEED}]")
         iterations = self.iterations or self.epochs * -(-tiles // self.crops[0][1])
         if iterations < 1:
             raise UserError(f"{iterations} iterations: at least 1 is needed")

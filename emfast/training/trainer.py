@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import json
 import math
+import os
 import platform
 import time
 from contextlib import AbstractContextManager
@@ -35,6 +37,8 @@ from engines.files import atomic_write, remove_leftovers
 
 CHECKPOINT = "latest.safetensors"
 LOCK = ".lock"
+SAMPLES = "samples"
+LOGS = ("log.csv", "scores.csv")
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 20
 # Looking at a loss waits for the GPU; on the CPU it costs nothing.
@@ -153,7 +157,7 @@ class Trainer:
             fused=True,
         )
         self._gamma = ema_exponent(settings.ema) if settings.ema else 0.0
-        self._revision = revision()
+        self._revisions = {_since(0): revision()}
         self._open_folder()
         start, saved = time.monotonic() - self.seconds, time.monotonic()
         means = RunningMeans()
@@ -227,7 +231,7 @@ class Trainer:
 
     def _report(self) -> None:
         self._check_network()
-        values = self.task.report(self._average, self.iteration, self.folder / "samples")
+        values = self.task.report(self._average, self.iteration, self.folder / SAMPLES)
         if values:
             path = self.folder / "scores.csv"
             append_row(path, {"iteration": self.iteration, **values})
@@ -268,7 +272,7 @@ class Trainer:
                 "settings": self.settings.to_dict(),
                 "data": self.data,
                 "hardware": self.hardware(),
-                "emfast": self._revision,
+                "emfast": self._revisions,
                 "task": self.task.describe(),
             },
         )
@@ -277,12 +281,12 @@ class Trainer:
         """Create the run folder and lock it until the context ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            names = {path.name for path in self.folder.iterdir()} - {LOCK, "samples"}
+            names = {path.name for path in self.folder.iterdir()} - {LOCK, SAMPLES}
             if names and not names & {CHECKPOINT, "run.json"}:
                 raise UserError(f"{self.folder}: holds files but no run; give another --out")
             # flock frees the lock of a killed process; the file stays.
             held = filelock.FileLock(self.folder / LOCK).acquire(blocking=False)
-            (self.folder / "samples").mkdir(exist_ok=True)
+            (self.folder / SAMPLES).mkdir(exist_ok=True)
         except filelock.Timeout:
             raise UserError(
                 f"{self.folder}: another process trains in it; wait for its end, or give another "
@@ -295,7 +299,8 @@ class Trainer:
     def _open_folder(self) -> None:
         """Take up the run that the folder holds, or begin one."""
         path = self.folder / CHECKPOINT
-        remove_leftovers(self.folder)
+        for folder in (self.folder, self.folder / SAMPLES):
+            remove_leftovers(folder)
         if path.exists():
             groups, meta = load_checkpoint(path)
             self._refuse_changes(meta)
@@ -303,21 +308,45 @@ class Trainer:
             restore_module(self._average, groups["average"], path)
             restore_optimizer(self._optimizer, groups["optimizer"])
             self.iteration, self.seconds = meta["iteration"], meta["seconds"]
-            for log in ("log.csv", "scores.csv"):
+            self._add_revision(meta.get("emfast"))
+            for log in LOGS:
                 truncate_rows(self.folder / log, self.iteration)
             print(
                 f"{self.folder}: goes on from iteration {self.iteration} of "
                 f"{self.settings.iterations} ({duration(self.seconds)} so far)"
             )
         else:
-            for log in ("log.csv", "scores.csv"):
+            for log in LOGS:
                 (self.folder / log).unlink(missing_ok=True)
         with atomic_write(self.folder / "run.json") as temporary:
             record = {"settings": self.settings.to_dict(), "data": self.data}
             temporary.write_text(json.dumps(record, indent=2) + "\n")
 
+    def _add_revision(self, earlier: str | dict[str, str] | None) -> None:
+        """Keep which code trained from which iteration, and say where it is not the same."""
+        now = revision()
+        # Checkpoints held one revision once.
+        known = {_since(0): earlier} if isinstance(earlier, str) else dict(earlier or {})
+        last = next(reversed(known.values()), None)
+        if last != now:
+            print(f"{self.folder}: was trained by emfast {last or 'of an unknown commit'} so far")
+            print(f"{self.folder}: is trained by emfast {now} from here on")
+            known[_since(self.iteration)] = now
+        self._revisions = known
+
     def _refuse_changes(self, meta: dict[str, Any]) -> None:
-        """A run goes on only as it began; its length alone may change."""
+        """A run goes on only as it began; its length alone may change, to no less than done."""
+        kind, other = self.task.describe()["kind"], meta.get("task", {}).get("kind")
+        if other != kind:
+            raise UserError(
+                f"{self.folder} holds the run of a {other}, and this one trains a {kind}; give "
+                "another --out"
+            )
+        if meta["iteration"] > self.settings.iterations:
+            raise UserError(
+                f"{self.folder}: {meta['iteration']} iterations are done, more than "
+                f"{self.settings.iterations}; give as many or more, or another --out"
+            )
         now = json.loads(json.dumps({**self.settings.to_dict(), "data": self.data}))
         then = {**meta["settings"], "data": meta["data"]}
         changed = [k for k in now if k != "iterations" and now[k] != then.get(k)]
@@ -329,6 +358,10 @@ class Trainer:
             )
 
 
+def _since(iteration: int) -> str:
+    return f"from iteration {iteration}"
+
+
 def _change(name: str, then: Any, now: Any) -> str:
     """What changed, in a few words: of the data, which facts of it."""
     if isinstance(then, dict) and isinstance(now, dict):
@@ -338,26 +371,35 @@ def _change(name: str, then: Any, now: Any) -> str:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a row to a CSV file, with a header where it is new."""
-    new = not path.exists()
+    """Append a row to a CSV file, whole or not at all, with a header where it is new."""
+    size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
-            if new:
+            if not size:
                 writer.writeheader()
             writer.writerow(row)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); with room there, the same command goes "
+            "on from the last checkpoint"
+        ) from None
 
 
 def truncate_rows(path: Path, iteration: int) -> None:
-    """Drop the rows of a CSV file that a killed run wrote after its last checkpoint."""
+    """Drop the rows of a CSV file that a killed run wrote after its last checkpoint, or half of."""
     if not path.exists():
         return
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file, restval="")
+        rows = [row for row in reader if "" not in row.values()]
     kept = [row for row in rows if int(row["iteration"]) <= iteration]
+    if not kept:
+        path.unlink()
+        return
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["iteration"])
+        writer = csv.DictWriter(file, list(kept[0]))
         writer.writeheader()
         writer.writerows(kept)

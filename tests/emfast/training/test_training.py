@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +14,20 @@ import torch
 from torch import Tensor
 
 from emfast.data.stack import Stack
-from emfast.training.checkpoint import load_checkpoint
+from emfast.training.checkpoint import load_checkpoint, save_checkpoint
 from emfast.training.denoiser import DenoiserTask, train_denoiser
 from emfast.training.presets import DENOISER_PRESETS, SEGMENTER_PRESETS, SegmenterSettings
 from emfast.training.revision import revision
 from emfast.training.segmenter import SegmenterTask, train_segmenter
-from emfast.training.trainer import CHECKPOINT, LOCK, Trainer, ema_exponent, learning_rate
+from emfast.training.trainer import (
+    CHECKPOINT,
+    LOCK,
+    Trainer,
+    append_row,
+    ema_exponent,
+    learning_rate,
+    truncate_rows,
+)
 from engines.errors import UserError
 
 DENOISER = DENOISER_PRESETS["default"].override(
@@ -123,7 +132,7 @@ def test_a_run_computes_in_what_its_checkpoint_tells(
         trainer = train_segmenter(SEGMENTER, stack, None, {}, tmp_path / name, "cpu")
         _, meta = load_checkpoint(trainer.folder / CHECKPOINT)
         assert meta["hardware"]["computed_in"] == name
-        assert meta["emfast"] == revision()
+        assert meta["emfast"] == {"from iteration 0": revision()}
         with (tmp_path / name / "log.csv").open() as file:
             losses.add(next(csv.DictReader(file))["loss"])
     assert len(losses) == 2
@@ -139,6 +148,68 @@ def test_a_run_may_be_made_longer(stack: Stack, tmp_path: Path) -> None:
     train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
     longer = DENOISER.override(iterations=8)
     assert train_denoiser(longer, stack, {}, tmp_path / "run", "cpu").iteration == 8
+
+
+def test_a_run_is_not_made_shorter_than_it_is(stack: Stack, tmp_path: Path) -> None:
+    train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
+    before = (tmp_path / "run/run.json").read_bytes()
+    with pytest.raises(UserError, match="6 iterations are done, more than 5; give as many or more"):
+        train_denoiser(DENOISER.override(iterations=5), stack, {}, tmp_path / "run", "cpu")
+    assert (tmp_path / "run/run.json").read_bytes() == before
+
+
+def test_the_run_of_another_network_is_refused(stack: Stack, tmp_path: Path) -> None:
+    train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
+    with pytest.raises(UserError, match="run of a denoiser, and this one trains a segmenter"):
+        train_segmenter(SEGMENTER, stack, None, {}, tmp_path / "run", "cpu")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_run_that_other_code_goes_on_with_tells_both(
+    legacy: bool,
+    stack: Stack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "run" / CHECKPOINT
+    monkeypatch.setattr("emfast.training.trainer.revision", lambda: "0.1.0, commit a")
+    train_denoiser(DENOISER, stack, {}, tmp_path / "run", "cpu")
+    if legacy:
+        groups, meta = load_checkpoint(path)
+        save_checkpoint(path, groups, {**meta, "emfast": "0.1.0, commit a"})
+    monkeypatch.setattr("emfast.training.trainer.revision", lambda: "0.1.0, commit b")
+    train_denoiser(DENOISER.override(iterations=8), stack, {}, tmp_path / "run", "cpu")
+    both = {"from iteration 0": "0.1.0, commit a", "from iteration 6": "0.1.0, commit b"}
+    assert load_checkpoint(path)[1]["emfast"] == both
+    assert "is trained by emfast 0.1.0, commit b from here on" in capsys.readouterr().out
+
+
+def test_logs_keep_whole_rows_and_their_header(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    for iteration in (20, 40):
+        append_row(log, {"iteration": iteration, "loss": 0.5})
+    with log.open("a") as file:
+        file.write("6")
+    truncate_rows(log, 40)
+    assert log.read_text().split() == ["iteration,loss", "20,0.5", "40,0.5"]
+    truncate_rows(log, 10)
+    append_row(log, {"iteration": 20, "loss": 0.25})
+    assert log.read_text().split() == ["iteration,loss", "20,0.25"]
+
+
+def test_a_full_disk_tears_no_row(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    append_row(log, {"iteration": 20, "loss": 0.5})
+    before = log.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 1, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"log\.csv: cannot be written .* goes on"):
+            append_row(log, {"iteration": 40, "loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.read_bytes() == before
 
 
 def test_a_loss_that_is_not_a_number_stops(
