@@ -24,9 +24,11 @@ def sampling(
             "engine that runs here, in every precision of the bundle."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images that are drawn together.")] = 4,
-    steps: Annotated[int, typer.Option(help="Steps of a round, from 2.")] = 20,
-    rounds: Annotated[int, typer.Option(help="Rounds that are counted; one more warms up.")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Images that are drawn together.")] = 4,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of a round.")] = 20,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds that are counted; one more warms up.")
+    ] = 5,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; all processors if not given.")
     ] = None,
@@ -103,7 +105,9 @@ def segmentation(
         Path | None,
         typer.Option(help="A multi-page TIFF, 8-bit grey, that each segments whole, once."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds that are counted; one more warms up.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds that are counted; one more warms up.")
+    ] = 5,
     seconds: Annotated[
         float, typer.Option(help="Least time of each case in a round, in seconds.")
     ] = 2.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,6 +136,15 @@ def generate(
     together = parse_batch(batch)
     if together is None:
         together = recorded_batch(set_folder)
+    # What cannot be drawn is refused before an engine is opened, or on TensorRT built.
+    spec = DenoiserSpec.from_dict(open_bundle(model, kind="denoiser").manifest.model)
+    steps = spec.schedule.steps if steps is None else steps
+    steps = min(steps, spec.schedule.steps) if fast else steps
+    size = size or spec.size
+    job = Job(
+        4 if count is None else count, seed, steps, size, together or MOST, rgb, sampler, eta, reuse
+    )
+    spec.sampler(steps, sampler, eta)
     if ray is not None:
         from emfast.cluster.connection import check_alone
         from emfast.cluster.generation import draw_on_cluster
@@ -142,13 +152,6 @@ def generate(
         check_alone(shard)
         if keep_until is not None:
             raise UserError("--ray draws a fixed --count; leave out --keep-until, or --ray")
-        spec = DenoiserSpec.from_dict(open_bundle(model, kind="denoiser").manifest.model)
-        steps = spec.schedule.steps if steps is None else steps
-        steps = min(steps, spec.schedule.steps) if fast else steps
-        job = Job(
-            4 if count is None else count, seed, steps, size or spec.size, together or MOST, rgb,
-            sampler, eta, reuse,
-        )  # fmt: skip
         result = draw_on_cluster(
             ray, job, out, model, engine, precision, threads, verify, together is None,
             lambda text: typer.echo(text, err=True),
@@ -159,18 +162,12 @@ def generate(
         for line in generator.passed_over:
             typer.echo(line, err=True)
         typer.echo(f"engine: {generator.engine.info}", err=True)
-        spec = generator.spec
-        size = size or spec.size
         if together is None:
             generator.check_size(size)
             together = fastest_batch(generator, size, tell=lambda t: typer.echo(str(t), err=True))
         typer.echo(f"batch: {together}", err=True)
         typer.echo(f"loop: {generator.prepare(together, size)}", err=True)
-        steps = spec.schedule.steps if steps is None else steps
-        steps = min(steps, spec.schedule.steps) if fast else steps
-        job = Job(
-            4 if count is None else count, seed, steps, size, together, rgb, sampler, eta, reuse
-        )
+        job = replace(job, batch=together)
         if keep_until is not None and real is not None:
             from emfast.selection import Repair
             from emfast.selection.keep import generate_until

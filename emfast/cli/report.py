@@ -42,7 +42,7 @@ def report(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of the networks; all processors if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws of real tiles.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws of real tiles.")] = 0,
 ) -> None:
     """Judge a synthetic set: one HTML page with pictures, and report.json.
 

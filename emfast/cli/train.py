@@ -29,10 +29,16 @@ Masks = Annotated[
 Preset = Annotated[str, typer.Option(help="paper (the seed paper's settings) or default (ours).")]
 HoldOut = Annotated[
     str | None,
-    typer.Option(help="Slices kept out of training, such as 140-164, numbered from 0."),
+    typer.Option(
+        help="Slices kept out of training, such as 140-164, numbered from 0; where --masks has "
+        "only some slices', these are numbered."
+    ),
 ]
 Gap = Annotated[
-    int, typer.Option(min=0, help="Slices left unused on both sides of the held-out block.")
+    int,
+    typer.Option(
+        min=0, help="With --hold-out: slices left unused on both sides of the held-out block."
+    ),
 ]
 Iterations = Annotated[
     int | None,
@@ -174,5 +180,6 @@ def _read(
         "size": list(stack.images.shape[1:]),
         "sha256": digest.hexdigest(),
     }
-    print(f"{len(training)} slices to train on, {len(held_out)} held out, from {data}")
+    named = f" ({facts['held_out'][0]} to {facts['held_out'][-1]})" if held_out else ""
+    print(f"{len(training)} slices to train on, {len(held_out)} held out{named}, from {data}")
     return stack.select(training), stack.select(held_out) if held_out else None, facts

@@ -62,7 +62,7 @@ class Stack:
         if self.masks is None:
             raise UserError(
                 f"{self.source}: no masks found; expected {' or '.join(m for _, m in SOURCES)} "
-                "beside the images, or name them with --masks"
+                "beside the images (emfast train also takes others, with --masks)"
             )
         return self.masks
 

@@ -139,6 +139,11 @@ def _pair(
     prediction_index = {name: i for i, name in enumerate(predicted)}
     label_index = {name: i for i, name in enumerate(labelled)}
     chosen = [name for name in wanted if name in label_index]
+    if prediction_index.keys().isdisjoint(label_index):
+        raise UserError(
+            f"{predictions} and {labels}: slices are matched by name, and none is in both; the "
+            f"first is {predicted[0]} there and {labelled[0]} here. Rename one side's files"
+        )
     if not chosen:
         raise UserError(f"{labels}: has no label for any of the slices of {predictions} asked for")
     missing = [name for name in chosen if name not in prediction_index]

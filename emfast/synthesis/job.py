@@ -54,7 +54,9 @@ class Job:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch < 1:
-            raise UserError(f"count {self.count}, batch {self.batch}: both must be at least 1")
+            raise UserError(
+                f"--count {self.count} and --batch {self.batch}: both must be at least 1"
+            )
         check_seed(self.seed)
 
 

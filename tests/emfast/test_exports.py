@@ -192,7 +192,7 @@ def test_denoiser_graphs_name_their_deep_features(denoiser_bundle: Bundle, preci
 
 def test_denoiser_manifest(denoiser_bundle: Bundle) -> None:
     manifest = denoiser_bundle.manifest
-    assert (manifest.kind, manifest.name, manifest.multiple) == ("denoiser", "small", 8)
+    assert (manifest.kind, manifest.name, manifest.multiple) == ("denoiser", "small", 4)
     assert [t.name for t in (*manifest.inputs, *manifest.outputs)] == [
         "x",
         "timestep",
@@ -445,8 +445,8 @@ def test_what_cannot_be_exported(
         export_checkpoint(other, "x", stack, {}, None)
     with pytest.raises(UserError, match="no masks found"):
         export_checkpoint(denoiser_run[0], "x", replace(stack, masks=None), {}, None)
-    small = Stack(stack.images[:, :4], stack.labels()[:, :4], stack.names, "test")
-    with pytest.raises(UserError, match="smaller than 8 pixels"):
+    small = Stack(stack.images[:, :3], stack.labels()[:, :3], stack.names, "test")
+    with pytest.raises(UserError, match="smaller than 4 pixels"):
         export_checkpoint(denoiser_run[0], "x", small, {}, None)
     with pytest.raises(UserError, match="41 steps asked for; this model takes 1 to 40"):
         export_checkpoint(denoiser_run[0], "x", stack, {}, 41)

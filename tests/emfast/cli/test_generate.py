@@ -67,6 +67,7 @@ def test_shards_tell_what_the_set_lacks(bundle: Path, tmp_path: Path) -> None:
         (("--fast", "--steps", 7), "--fast chooses sampler and steps; leave out"),
         (("--shard", "5/4"), "numbered from 1 to 4"),
         (("--shard", "third"), "as in 3/16"),
+        (("--count", 0), "--count 0 and --batch 4: both must be at least 1"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(
@@ -76,4 +77,5 @@ def test_mistakes_are_one_line_and_leave_no_folder(
     assert isinstance(result.exception, UserError), result.output
     assert message in str(result.exception)
     assert "\n" not in str(result.exception)
+    assert "engine:" not in result.output  # told before an engine is opened
     assert not (tmp_path / "set").exists()
