@@ -29,8 +29,7 @@ from emfast.quantization import (
     set_check,
 )
 from emfast.segmentation.preprocessing import SegmenterSpec, normalize
-from emfast.training.checkpoint import load_checkpoint, restore_module
-from emfast.training.trainer import CHECKPOINT
+from emfast.training.initial import load_trained
 from emfast.verification import (
     DENOISER,
     SEGMENTER,
@@ -108,23 +107,19 @@ def export_checkpoint(
         UserError: no checkpoint, a damaged one, slices that do not suit, or a denoiser's pixel
             size.
     """
-    path = source / CHECKPOINT if source.is_dir() else source
-    groups, meta = load_checkpoint(path)
-    task, average = meta.get("task", {}), groups.get("average")
-    if average is None or task.get("kind") not in ("denoiser", "segmenter"):
-        raise UserError(f"{path}: holds no denoiser or segmenter that emfast train wrote")
-    training = {key: value for key, value in meta.items() if key != "task"}
-    facts = {"name": name, "training": training, "metrics": metrics}
+    trained = load_trained(source, "denoiser", "segmenter")
+    task = trained.task
+    facts = {"name": name, "training": trained.meta, "metrics": metrics}
     if task["kind"] == "segmenter":
         unet = UNet(**task["network"])
-        restore_module(unet, average, path)
+        trained.restore(unet)
         spec = replace(SegmenterSpec.from_dict(task["model"]), pixel_size=pixel_size)
         return _segmenter(unet, spec, stack, facts)
     if pixel_size is not None:
         raise UserError("--pixel-size goes with a segmenter; a denoiser takes none")
-    trained = Denoiser(DenoiserConfig.from_dict(task["network"]))
-    restore_module(trained, average, path)
-    side = max(crop for crop, _ in meta["settings"]["crops"])
+    network = Denoiser(DenoiserConfig.from_dict(task["network"]))
+    trained.restore(network)
+    side = max(crop for crop, _ in trained.meta["settings"]["crops"])
     denoiser = DenoiserSpec(
         schedule=Schedule.from_dict(task["schedule"]),
         channels=tuple(Channel.from_dict(channel) for channel in task["channels"]),
@@ -133,14 +128,14 @@ def export_checkpoint(
         size=(side, side),
     )
     return _denoiser(
-        trained.eval(),
-        FoldedDenoiserWithFeatures(trained),
-        trained.multiple,
+        network.eval(),
+        FoldedDenoiserWithFeatures(network),
+        network.multiple,
         denoiser,
         stack,
         facts,
         trajectory_steps,
-        fp32_module=FoldedDenoiserWithFeatures(trained, merged=True),
+        fp32_module=FoldedDenoiserWithFeatures(network, merged=True),
         inner=(DEEP_FEATURES,),
     )
 

@@ -50,6 +50,13 @@ Batch = Annotated[
 ]
 Crop = Annotated[int | None, typer.Option(min=1, help="Side of the training crops in pixels.")]
 Seed = Annotated[int | None, typer.Option(help="Decides weights, batches and noise.")]
+Init = Annotated[
+    Path | None,
+    typer.Option(
+        help="Start from the averaged weights of another run, its folder or checkpoint, to "
+        "fine-tune it."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all processors by default.")]
 
@@ -69,6 +76,7 @@ def denoiser(
     sample_every: Annotated[
         int | None, typer.Option(min=1, help="Iterations between samples drawn during training.")
     ] = None,
+    init: Init = None,
     seed: Seed = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -92,7 +100,7 @@ def denoiser(
     )
     settings = _set_crops(settings, crop, batch)
     stack, _, facts = _read(data, masks, hold_out, gap)
-    trainer = train_denoiser(settings, stack, facts, out, open_device(device, threads))
+    trainer = train_denoiser(settings, stack, facts, out, open_device(device, threads), init)
     print(f"done: {trainer.iteration} iterations; export it with: emfast export {out} --out BUNDLE")
 
 
@@ -114,13 +122,7 @@ def segmenter(
     validate_every: Annotated[
         int | None, typer.Option(min=1, help="Iterations between scores on the held-out slices.")
     ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(
-            help="Start from the weights of another segmenter's run, its folder or checkpoint, to "
-            "fine-tune it.",
-        ),
-    ] = None,
+    init: Init = None,
     seed: Seed = None,
     device: Device = "auto",
     threads: Threads = None,

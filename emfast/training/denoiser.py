@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from emfast.models.denoiser import Denoiser, DenoiserConfig
 from emfast.pictures import contact_sheet
 from emfast.training.batches import CROPS, TIMESTEPS, epoch_batch, generator, random_crops
 from emfast.training.device import autocast, memory_format
+from emfast.training.initial import Trained, load_trained
 from emfast.training.presets import DenoiserSettings
 from emfast.training.trainer import Trainer
+from engines.errors import UserError
 from engines.files import atomic_write
 
 SAMPLE_COUNT = 4
@@ -43,9 +46,16 @@ class DenoiserTask:
         settings: of the training.
         stack: the training slices with their masks.
         device: to train on.
+        initial: as for :func:`train_denoiser`.
     """
 
-    def __init__(self, settings: DenoiserSettings, stack: Stack, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: DenoiserSettings,
+        stack: Stack,
+        device: torch.device,
+        initial: Trained | None = None,
+    ) -> None:
         self.settings = settings
         self.device = device
         self._layout = memory_format(device.type, settings.precision)
@@ -75,10 +85,23 @@ class DenoiserTask:
         alphas = torch.from_numpy(self.schedule.alphas_cumprod)
         if settings.prediction == "v_prediction":
             network.precondition(alphas)
+        if initial is not None:
+            self._start_from(initial, network)
         self.multiple = network.multiple
         self.network: nn.Module = network
         alphas = alphas.float().to(device)
         self._signal, self._sigma = alphas.sqrt(), (1 - alphas).sqrt()
+
+    def _start_from(self, initial: Trained, network: Denoiser) -> None:
+        """Give the new network trained weights, for the same prediction at the same timesteps."""
+        described = json.loads(json.dumps(self.describe()))
+        changed = [key for key in ("network", "schedule") if initial.task[key] != described[key]]
+        if changed:
+            raise UserError(
+                f"{initial.path}: was trained with another {' and '.join(changed)}; give its "
+                "--preset"
+            )
+        initial.restore(network)
 
     def _batch(self, iteration: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         side, batch = self.settings.crops[iteration % len(self.settings.crops)]
@@ -151,7 +174,12 @@ class DenoiserTask:
 
 
 def train_denoiser(
-    settings: DenoiserSettings, stack: Stack, data: dict[str, Any], folder: Path, device: str
+    settings: DenoiserSettings,
+    stack: Stack,
+    data: dict[str, Any],
+    folder: Path,
+    device: str,
+    initial: Path | None = None,
 ) -> Trainer:
     """Train a denoiser, or go on with the run that ``folder`` holds.
 
@@ -161,6 +189,8 @@ def train_denoiser(
         data: JSON-ready description of ``stack``, kept in the checkpoint.
         folder: of the run.
         device: "cpu" or "cuda".
+        initial: folder or checkpoint of a denoiser's run, whose averaged weights this one starts
+            from, as for fine-tuning; the optimizer starts anew. Random weights by default.
 
     Returns:
         The trainer, after its last iteration.
@@ -169,8 +199,11 @@ def train_denoiser(
         UserError: settings or data that do not fit, or a loss that is not finite.
     """
     where = torch.device(device)
-    task = DenoiserTask(settings, stack, where)
+    trained = None if initial is None else load_trained(initial, "denoiser")
+    task = DenoiserTask(settings, stack, where, trained)
     settings = task.settings = settings.complete(len(task.images), task.multiple)
+    if trained is not None:
+        data = {**data, "initial": trained.origin()}
     trainer = Trainer(task, settings, folder, where, data)
     trainer.run()
     return trainer

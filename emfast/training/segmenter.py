@@ -24,14 +24,12 @@ from emfast.training.batches import (
     flip_turn,
     generator,
 )
-from emfast.training.checkpoint import load_checkpoint, restore_module
 from emfast.training.device import memory_format
+from emfast.training.initial import load_trained
 from emfast.training.mixture import Mixture, Pool
 from emfast.training.presets import SegmenterSettings
-from emfast.training.trainer import CHECKPOINT, Trainer
-from engines.bundle import MANIFEST
+from emfast.training.trainer import Trainer
 from engines.errors import UserError
-from engines.files import sha256
 
 WIDTHS = {"light": LIGHT, "full": FULL}
 VALIDATION_SLICES = 6
@@ -191,23 +189,10 @@ def load_segmenter(source: Path) -> tuple[UNet, SegmenterSpec]:
     Raises:
         UserError: no checkpoint of a segmenter.
     """
-    path = _checkpoint(source)
-    groups, meta = load_checkpoint(path)
-    task = meta.get("task", {})
-    if task.get("kind") != "segmenter" or "average" not in groups:
-        raise UserError(f"{path}: holds no segmenter that emfast train wrote")
-    network = UNet(**task["network"])
-    restore_module(network, groups["average"], path)
-    return network.eval(), SegmenterSpec.from_dict(task["model"])
-
-
-def _checkpoint(source: Path) -> Path:
-    if (source / MANIFEST).exists():
-        # Its batch norms are folded into the convolutions: what training needs is gone.
-        raise UserError(
-            f"{source}: is a bundle, and training goes on from a run's folder or its {CHECKPOINT}"
-        )
-    return source / CHECKPOINT if source.is_dir() else source
+    trained = load_trained(source, "segmenter")
+    network = UNet(**trained.task["network"])
+    trained.restore(network)
+    return network.eval(), SegmenterSpec.from_dict(trained.task["model"])
 
 
 def _start_from(initial: Path, network: UNet, name: str, spec: SegmenterSpec) -> None:
@@ -259,7 +244,7 @@ def train_segmenter(
     task = SegmenterTask(settings, stack, held_out, where, initial)
     settings = task.settings = settings.complete(len(task.pool), task.multiple)
     if initial is not None:
-        data = {**data, "initial": {"sha256": sha256(_checkpoint(initial))}}
+        data = {**data, "initial": load_trained(initial, "segmenter").origin()}
     trainer = Trainer(task, settings, folder, where, data)
     trainer.run()
     return trainer
