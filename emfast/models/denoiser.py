@@ -2,7 +2,7 @@
 
 Every step of a 700-step sampling runs this network once, so it is designed for inference:
 
-* a space-to-depth stem of factor 4, so that no convolution runs at full resolution;
+* a space-to-depth stem, so that no convolution runs at full resolution;
 * no normalisation layer. Activations keep unit magnitude by construction instead: weights are
   normalised, sums and concatenations have fixed weights and SiLU is rescaled (magnitude-preserving
   layers; Karras et al., EDM2, arXiv 2312.02696). :mod:`emfast.models.folded` turns them into
@@ -40,9 +40,9 @@ class DenoiserConfig:
     """
 
     in_channels: int = 2
-    widths: tuple[int, ...] = (64, 128, 192)
+    widths: tuple[int, ...] = (24, 56, 112, 176)
     blocks: int = 2
-    patch: int = 4
+    patch: int = 2
     embedding: int = 192
     steps: int = 700
 

@@ -70,7 +70,7 @@ def test_preconditioning_is_the_least_squares_estimate() -> None:
 
 
 def test_any_multiple_of_sixteen_works() -> None:
-    model = Denoiser(DenoiserConfig(widths=(8, 8, 8), blocks=1, embedding=8))
+    model = Denoiser(DenoiserConfig(widths=(8, 8, 8), blocks=1, patch=4, embedding=8))
     assert model.multiple == 16
     with torch.no_grad():
         assert model(torch.zeros(1, 2, 16, 48), torch.zeros(1)).shape == (1, 2, 16, 48)
