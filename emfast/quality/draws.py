@@ -104,7 +104,7 @@ def score_rows(
     Args:
         synthetic: measures of the synthetic images.
         real: measures of the tiles of ``real_set``.
-        real_set: whose grey levels, those of all windows, formula (2) compares with.
+        real_set: whose grey levels, those of all tiles, formula (2) compares with.
         draws: indices into both.
 
     Returns:

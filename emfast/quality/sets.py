@@ -13,7 +13,7 @@ import numpy.typing as npt
 from emfast.data.image import Grey, size_text, to_mask
 from emfast.data.slices import Slices, open_slices
 from emfast.data.stack import find_sources
-from emfast.data.tiles import Tile, Tiles, tile_windows
+from emfast.data.tiles import Tile, Tiles, place_counts, tile_windows
 from emfast.progress import progress
 from emfast.quality.grey import LEVELS, Counts, grey_histogram
 from engines.errors import UserError
@@ -128,10 +128,10 @@ class RealSet:
     """What a report takes from the real slices.
 
     Attributes:
-        tiles: drawn at random places, as many from each slice.
+        tiles: drawn at random places, as training crops are, as many from each slice.
         pixels: of all slices.
-        greys: int64 (256,), grey levels of all windows of the tiles' size in all slices: each pixel
-            counts as often as windows hold it, as in the tiles.
+        greys: int64 (256,), grey levels of all tiles that could be drawn: each pixel counts as
+            often as it would be in one.
         object_greys: those of the object pixels.
     """
 
@@ -142,14 +142,14 @@ class RealSet:
 
 
 def read_real(slices: LabelledSlices, size: int, count: int, seed: int) -> RealSet:
-    """Draw tiles from real slices, and count the grey levels of all windows of their size.
+    """Draw tiles from real slices, and count the grey levels of all that could be drawn.
 
     Args:
         slices: the real set.
         size: side of the tiles, in pixels.
         count: at least so many tiles, from each slice as many, but no more than lie on a grid with
             half a tile's stride. Of more slices than ``count``, so many are taken evenly.
-        seed: of the places.
+        seed: of the places, which are those of :func:`emfast.data.tiles.random_place`.
 
     Raises:
         UserError: tiles that do not fit, or fewer than two slices.
@@ -170,14 +170,16 @@ def read_real(slices: LabelledSlices, size: int, count: int, seed: int) -> RealS
             height, width = image.shape
             # Refuses slices that are smaller than the tiles.
             most = len(tile_windows(height, width, size, max(1, size // 2)))
-            weights = np.outer(_windows_over(height, size), _windows_over(width, size))
+            weights = np.outer(_tiles_over(height, size), _tiles_over(width, size))
             greys += grey_histogram(image, weights=weights)
             object_greys += grey_histogram(image, mask, weights)
             pixels += image.size
             if index in chosen:
-                rows, columns = height - size + 1, width - size + 1
-                places = rng.choice(rows * columns, min(per_slice, most), replace=False)
-                for y, x in (divmod(int(place), columns) for place in np.sort(places)):
+                shares = np.outer(place_counts(height, size), place_counts(width, size)).ravel()
+                places = rng.choice(
+                    len(shares), min(per_slice, most), replace=False, p=shares / shares.sum()
+                )
+                for y, x in (divmod(int(p), width - size + 1) for p in np.sort(places)):
                     images.append(image[y : y + size, x : x + size])
                     masks.append(mask[y : y + size, x : x + size])
                     origins.append(Tile(index, y, x, size))
@@ -217,11 +219,9 @@ def split_halves(slices: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
     return first
 
 
-def _windows_over(length: int, size: int) -> Counts:
-    """How many windows of ``size`` hold each position of an axis, int64 (length,)."""
-    position = np.arange(length)
-    nearest = np.minimum(np.minimum(position + 1, length - position), length - size + 1)
-    return np.minimum(nearest, size).astype(np.int64)
+def _tiles_over(length: int, size: int) -> Counts:
+    """How many tiles of :func:`place_counts` hold each pixel of an axis, int64 (length,)."""
+    return np.convolve(place_counts(length, size), np.ones(size, np.int64))
 
 
 def _spread(count: int, limit: int) -> list[int]:

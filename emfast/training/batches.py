@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from emfast.data.tiles import random_place
 from engines.errors import UserError
 
 Uint8 = npt.NDArray[np.uint8]
@@ -38,11 +39,7 @@ def generator(seed: int, iteration: int, stream: int) -> np.random.Generator:
 def random_crops(
     images: Uint8, masks: Uint8, side: int, batch: int, rng: np.random.Generator, dihedral: bool
 ) -> Crops:
-    """Square crops at random places of random slices.
-
-    Places reach beyond the border, and crops there are moved back inside: pixels at the border are
-    in about half as many crops as others, where uniform places would leave them in next to none.
-    About a third of the crops at most lie at an edge: small slices are not cut into the same few.
+    """Square crops at random places of random slices: :func:`emfast.data.tiles.random_place`.
 
     Args:
         images: uint8 (slices, height, width).
@@ -65,17 +62,11 @@ def random_crops(
     slices = np.empty(batch, dtype=np.intp)
     for i in range(batch):
         slices[i] = z = rng.integers(count)
-        y, x = (_place(length, side, rng) for length in (height, width))
+        y, x = (random_place(length, side, rng) for length in (height, width))
         symmetry = int(rng.integers(8)) if dihedral else 0
         for target, source in zip(crops, (images, masks), strict=True):
             target[i] = flip_turn(source[z, y : y + side, x : x + side], symmetry)
     return Crops(crops[0], crops[1], slices)
-
-
-def _place(length: int, side: int, rng: np.random.Generator) -> int:
-    """First pixel of a crop along an axis."""
-    beyond = min(side // 2, (length - side) // 4)
-    return min(max(int(rng.integers(length - side + 2 * beyond + 1)) - beyond, 0), length - side)
 
 
 def flip_turn(image: Uint8, symmetry: int) -> Uint8:

@@ -85,7 +85,9 @@ def test_real_tiles_come_from_every_slice(tmp_path: Path) -> None:
         few = read_real(slices, 20, 3, seed=0)
         with pytest.raises(UserError, match="do not fit into slices"):
             read_real(slices, 64, 24, seed=0)
-    every = [np.s_[:, y : y + 20, x : x + 20] for y in range(21) for x in range(41)]
+    # Beyond the border, by up to half a tile and a quarter of the way, and moved back inside.
+    rows, columns = np.clip(range(-5, 26), 0, 20), np.clip(range(-10, 51), 0, 40)
+    every = [np.s_[:, y : y + 20, x : x + 20] for y in rows for x in columns]
     counts = [np.bincount(IMAGES[window].ravel(), minlength=256) for window in every]
     assert np.array_equal(real.greys, np.sum(counts, axis=0))
     counts = [np.bincount(IMAGES[w][MASKS[w] > 0], minlength=256) for w in every]
