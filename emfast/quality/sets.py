@@ -128,7 +128,7 @@ class RealSet:
     """What a report takes from the real slices.
 
     Attributes:
-        tiles: drawn at random places, as training crops are, as many from each slice.
+        tiles: drawn at random places, as many from each slice.
         pixels: of all slices.
         greys: int64 (256,), grey levels of all tiles that could be drawn: each pixel counts as
             often as it would be in one.
@@ -141,7 +141,9 @@ class RealSet:
     object_greys: Counts
 
 
-def read_real(slices: LabelledSlices, size: int, count: int, seed: int) -> RealSet:
+def read_real(
+    slices: LabelledSlices, size: int, count: int, seed: int, border: bool = True
+) -> RealSet:
     """Draw tiles from real slices, and count the grey levels of all that could be drawn.
 
     Args:
@@ -149,7 +151,9 @@ def read_real(slices: LabelledSlices, size: int, count: int, seed: int) -> RealS
         size: side of the tiles, in pixels.
         count: at least so many tiles, from each slice as many, but no more than lie on a grid with
             half a tile's stride. Of more slices than ``count``, so many are taken evenly.
-        seed: of the places, which are those of :func:`emfast.data.tiles.random_place`.
+        seed: of the places.
+        border: whether tiles reach the border as those of
+            :func:`emfast.data.tiles.random_place` do; all places inside are alike otherwise.
 
     Raises:
         UserError: tiles that do not fit, or fewer than two slices.
@@ -170,16 +174,16 @@ def read_real(slices: LabelledSlices, size: int, count: int, seed: int) -> RealS
             height, width = image.shape
             # Refuses slices that are smaller than the tiles.
             most = len(tile_windows(height, width, size, max(1, size // 2)))
-            weights = np.outer(_tiles_over(height, size), _tiles_over(width, size))
+            places = [_place_counts(length, size, border) for length in (height, width)]
+            weights = np.outer(*(np.convolve(n, np.ones(size, np.int64)) for n in places))
             greys += grey_histogram(image, weights=weights)
             object_greys += grey_histogram(image, mask, weights)
             pixels += image.size
             if index in chosen:
-                shares = np.outer(place_counts(height, size), place_counts(width, size)).ravel()
-                places = rng.choice(
-                    len(shares), min(per_slice, most), replace=False, p=shares / shares.sum()
-                )
-                for y, x in (divmod(int(p), width - size + 1) for p in np.sort(places)):
+                counts = np.outer(*places).ravel()
+                shares = counts / counts.sum() if border else None
+                drawn = rng.choice(len(counts), min(per_slice, most), replace=False, p=shares)
+                for y, x in (divmod(int(n), width - size + 1) for n in np.sort(drawn)):
                     images.append(image[y : y + size, x : x + size])
                     masks.append(mask[y : y + size, x : x + size])
                     origins.append(Tile(index, y, x, size))
@@ -219,9 +223,9 @@ def split_halves(slices: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
     return first
 
 
-def _tiles_over(length: int, size: int) -> Counts:
-    """How many tiles of :func:`place_counts` hold each pixel of an axis, int64 (length,)."""
-    return np.convolve(place_counts(length, size), np.ones(size, np.int64))
+def _place_counts(length: int, size: int, border: bool) -> Counts:
+    """How often a tile begins at each place of an axis, int64 (length - size + 1,)."""
+    return place_counts(length, size) if border else np.ones(length - size + 1, np.int64)
 
 
 def _spread(count: int, limit: int) -> list[int]:

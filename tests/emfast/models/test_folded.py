@@ -12,7 +12,7 @@ from emfast.models.folded import FoldedDenoiser, FoldedDenoiserWithFeatures, Sub
 def trained(blocks: int) -> Denoiser:
     """A network of which every part matters."""
     torch.manual_seed(0)
-    config = DenoiserConfig(widths=(16, 24, 32), blocks=blocks, embedding=16, steps=50)
+    config = DenoiserConfig(widths=(16, 24, 32), blocks=blocks, patch=4, embedding=16, steps=50)
     model = Denoiser(config).eval()
     model.precondition(torch.from_numpy(cosine_schedule(50).alphas_cumprod))
     with torch.no_grad():

@@ -83,6 +83,7 @@ def test_real_tiles_come_from_every_slice(tmp_path: Path) -> None:
         real = read_real(slices, 20, 24, seed=0)
         again = read_real(slices, 20, 24, seed=1)
         few = read_real(slices, 20, 3, seed=0)
+        inside = read_real(slices, 20, 24, seed=0, border=False)
         with pytest.raises(UserError, match="do not fit into slices"):
             read_real(slices, 64, 24, seed=0)
     # Beyond the border, by up to half a tile and a quarter of the way, and moved back inside.
@@ -93,6 +94,9 @@ def test_real_tiles_come_from_every_slice(tmp_path: Path) -> None:
     counts = [np.bincount(IMAGES[w][MASKS[w] > 0], minlength=256) for w in every]
     assert np.array_equal(real.object_greys, np.sum(counts, axis=0))
     assert real.pixels == IMAGES.size
+    alike = [np.s_[:, y : y + 20, x : x + 20] for y in range(21) for x in range(41)]
+    counts = [np.bincount(IMAGES[w].ravel(), minlength=256) for w in alike]
+    assert np.array_equal(inside.greys, np.sum(counts, axis=0))
     assert [tile.slice for tile in real.tiles.origins] == [z for z in range(6) for _ in range(4)]
     for tile, image, mask in zip(
         real.tiles.origins, real.tiles.images, real.tiles.stack().labels(), strict=True
