@@ -6,9 +6,9 @@
   scales the features of every block are computed here for all of them; the graph reads a row of
   that table. No matrix multiplication is left, which TensorRT-RTX lacks for FP32 on Turing GPUs.
 * Where a level of the decoder begins, up-sampling, concatenation and convolution can be merged
-  (:class:`MergedUpBlock`). On two cores of an AMD EPYC with AVX-512, FP32 steps through OpenVINO
-  took 14 % less time for it, through onnxruntime 10 % (three levels, space-to-depth 4). INT8 steps took longer, and on GPUs it has
-  not been tried, so that graphs of both forms are written.
+  (:class:`MergedUpBlock`). On two cores of an AMD EPYC with AVX-512, FP32 steps of a network with
+  three levels took 14 % less time for it through OpenVINO, through onnxruntime 10 %. INT8 steps
+  took longer, and on GPUs it has not been tried, so that graphs of both forms are written.
 """
 
 from __future__ import annotations
