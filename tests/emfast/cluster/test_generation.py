@@ -23,7 +23,7 @@ from tests.emfast.cluster.processes import busy_workers, descendants, listening
 from tests.sets import digests
 
 ENGINE = "onnxruntime-cpu"
-JOB = Job(count=48, seed=7, steps=20, size=(192, 192), batch=2, pairs=True)
+JOB = Job(count=48, seed=7, steps=20, size=(288, 288), batch=2, pairs=True)
 
 
 @pytest.fixture(scope="module")
