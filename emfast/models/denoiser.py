@@ -13,6 +13,7 @@ Every step of a 700-step sampling runs this network once, so it is designed for 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ class DenoiserConfig:
     """
 
     in_channels: int = 2
-    widths: tuple[int, ...] = (24, 56, 112, 176)
+    widths: tuple[int, ...] = (24, 56, 112, 176, 176)
     blocks: int = 2
     patch: int = 2
     embedding: int = 192
@@ -253,3 +254,38 @@ class Denoiser(nn.Module):
             h = level(h, embedding)
         h = self.head(mp_silu(h)) * self.head_gain
         return x * scales[:, 0] + F.pixel_shuffle(h.float(), self.config.patch) * scales[:, 1]
+
+
+def deepen(weights: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]:
+    """The weights of a trained denoiser for one with a coarser level more, which draws the same.
+
+    The new level starts as ``network`` has it, and what it adds to the level above with weight 0.
+
+    Args:
+        weights: of a denoiser whose ``widths`` lack the last of ``network``'s.
+        network: whose two coarsest levels are equally wide, so that their features count alike
+            beside each other (:func:`mp_cat_factors` are 1).
+
+    Returns:
+        A state that ``network`` loads.
+
+    Raises:
+        ValueError: two coarsest levels of different widths.
+    """
+    *_, width, coarsest = network.config.widths
+    if width != coarsest:
+        raise ValueError(f"the coarsest levels have {width} and {coarsest} channels, not as many")
+    state = dict(network.state_dict())
+    for key, value in weights.items():
+        part, _, rest = key.partition(".")
+        if part == "decoder":
+            level, _, rest = rest.partition(".")
+            key = f"decoder.{int(level) + 1}.{rest}"
+        state[key] = value
+    # The first block of the level above sees the new level's features, then its own.
+    conv, skip = (f"decoder.1.0.{name}.weight" for name in ("conv1", "skip"))
+    own = state[conv]
+    state[conv] = torch.cat([torch.zeros_like(own), own], dim=1)
+    same = torch.eye(width, dtype=own.dtype)
+    state[skip] = normalize_weight(torch.cat([torch.zeros_like(same), same], 1))[:, :, None, None]
+    return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from emfast.data.tiles import cut_tiles, paper_windows
 from emfast.diffusion.samplers import DDPM
 from emfast.diffusion.sampling import sample
 from emfast.diffusion.schedule import Schedule, cosine_schedule, linear_schedule
-from emfast.models.denoiser import Denoiser, DenoiserConfig
+from emfast.models.denoiser import Denoiser, DenoiserConfig, deepen
 from emfast.pictures import contact_sheet
 from emfast.training.batches import CROPS, TIMESTEPS, epoch_batch, generator, random_crops
 from emfast.training.device import autocast, memory_format
@@ -96,7 +97,9 @@ class DenoiserTask:
         """Give the new network trained weights, for the same prediction at the same timesteps."""
         described = json.loads(json.dumps(self.describe()))
         changed = [key for key in ("network", "schedule") if initial.task[key] != described[key]]
-        if changed:
+        if changed == ["network"] and _is_shallower(initial.task["network"], self.config):
+            initial = replace(initial, weights=deepen(initial.weights, network))
+        elif changed:
             raise UserError(
                 f"{initial.path}: was trained with another {' and '.join(changed)}; give its "
                 "--preset"
@@ -173,6 +176,13 @@ class DenoiserTask:
         }
 
 
+def _is_shallower(network: dict[str, Any], config: DenoiserConfig) -> bool:
+    """Whether a network lacks the coarsest level of another, and nothing else."""
+    *widths, coarsest = config.widths
+    lacking = replace(config, widths=tuple(widths))
+    return widths[-1:] == [coarsest] and DenoiserConfig.from_dict(network) == lacking
+
+
 def train_denoiser(
     settings: DenoiserSettings,
     stack: Stack,
@@ -190,7 +200,8 @@ def train_denoiser(
         folder: of the run.
         device: "cpu" or "cuda".
         initial: folder or checkpoint of a denoiser's run, whose averaged weights this one starts
-            from, as for fine-tuning; the optimizer starts anew. Random weights by default.
+            from, as for fine-tuning; the optimizer starts anew. Its network may lack this one's
+            coarsest level. Random weights by default.
 
     Returns:
         The trainer, after its last iteration.

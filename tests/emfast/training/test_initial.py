@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
 from emfast.data.stack import Stack
 from emfast.models.denoiser import Denoiser, DenoiserConfig
 from emfast.training.checkpoint import load_checkpoint
-from emfast.training.denoiser import train_denoiser
+from emfast.training.denoiser import DenoiserTask, train_denoiser
 from emfast.training.initial import load_trained
 from emfast.training.presets import DENOISER_PRESETS, SEGMENTER_PRESETS
 from emfast.training.segmenter import train_segmenter
@@ -55,12 +56,32 @@ def test_a_denoiser_starts_from_averaged_weights(first: Path, tmp_path: Path, na
     networks[1].load_state_dict(begun["network"])
     with torch.no_grad():
         expected, got = (network(x, t) for network in networks)
-    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+    assert_close(got, expected, rtol=1e-3, atol=1e-3)
     raw, _ = load_checkpoint(first / CHECKPOINT)
     assert not torch.equal(raw["network"]["stem.weight"], raw["average"]["stem.weight"])
     assert meta["data"]["initial"]["sha256"] == sha256(first / CHECKPOINT)
     assert meta["data"]["initial"]["iteration"] == 6
     assert meta["data"]["initial"]["data"] == {"slices": ["a", "b"]}
+
+
+def test_a_denoiser_with_another_level_begins_as_the_one_that_lacks_it(
+    first: Path, tmp_path: Path
+) -> None:
+    trained = load_trained(first, "denoiser")
+    deep = SETTINGS.override(widths=(16, 16, 16))
+    shallow, deeper = (
+        DenoiserTask(settings, STACK, torch.device("cpu"), trained).network
+        for settings in (SETTINGS, deep)
+    )
+    assert isinstance(deeper, Denoiser)
+    deeper.normalize_weights()
+    x, t = torch.randn(2, 2, 32, 32), torch.tensor([3.0, 17.0])
+    with torch.no_grad():
+        assert_close(deeper(x, t), shallow(x, t), rtol=1e-3, atol=1e-3)
+    # The new level takes part from the first step on.
+    train_denoiser(deep.override(iterations=2), STACK, {}, tmp_path / "deep", "cpu", first)
+    begun, _ = load_checkpoint(tmp_path / "deep" / CHECKPOINT)
+    assert begun["network"]["decoder.1.0.conv1.weight"][:, :16].abs().min() > 0
 
 
 def test_a_run_goes_on_from_the_same_beginning_only(first: Path, tmp_path: Path) -> None:
@@ -74,6 +95,7 @@ def test_a_run_goes_on_from_the_same_beginning_only(first: Path, tmp_path: Path)
 
 def test_what_a_denoiser_cannot_start_from(first: Path, tmp_path: Path) -> None:
     wide = SETTINGS.override(widths=(16, 24))
+    deep_and_wide = SETTINGS.override(widths=(16, 16, 24))
     noise = SETTINGS.override(schedule="linear", prediction="epsilon")
     both = wide.override(schedule="linear")
     small = SEGMENTER_PRESETS["default"].override(
@@ -84,6 +106,7 @@ def test_what_a_denoiser_cannot_start_from(first: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle" / "manifest.json").write_text("{}")
     for settings, initial, message in [
         (wide, first, "was trained with another network; give its --preset"),
+        (deep_and_wide, first, "was trained with another network; give its --preset"),
         (noise, first, "was trained with another schedule"),
         (both, first, "was trained with another network and schedule"),
         (SETTINGS, tmp_path / "segmenter", "holds no denoiser that emfast train wrote"),
