@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +89,15 @@ def test_a_killed_worker_changes_nothing(
     assert "images 48/48" in printed.err and "raylet" not in printed.err
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own answer to SIGINT: a process begins without it where a shell ran it with &."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_it_goes_on(
     cluster: Cluster, denoiser: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
