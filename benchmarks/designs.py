@@ -36,16 +36,17 @@ from engines.bundle import open_bundle
 from export.bundle import export_bundle
 
 SLICES = range(135)
-PATCH_4 = {"patch": 4, "widths": (64, 128, 192)}
+PATCH_4 = {"patch": 4, "widths": (64, 128, 192), "blocks": 2}
 # What each changes of the preset. Networks cost about what the preset's does, unless they say so.
 DESIGNS: dict[str, dict[str, Any]] = {
     "default": {},
     "patch 4": PATCH_4,
     "patch 4, noise, linear schedule": {**PATCH_4, "schedule": "linear", "prediction": "epsilon"},
-    "three levels": {"widths": (28, 64, 120)},
+    "four levels": {"widths": (24, 56, 112, 176), "blocks": 2},
+    "three levels": {"widths": (28, 64, 120), "blocks": 2},
     "1 block": {"widths": (32, 72, 152, 232), "blocks": 1},
     "3 blocks": {"widths": (20, 48, 88, 144), "blocks": 3},
-    "narrow": {"widths": (16, 40, 80, 128)},
+    "narrow": {"widths": (16, 40, 80, 128), "blocks": 2},
     "linear schedule": {"schedule": "linear"},
     "noise, linear schedule": {"schedule": "linear", "prediction": "epsilon"},
     "no flips and turns": {"dihedral": False},

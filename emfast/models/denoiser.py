@@ -34,7 +34,7 @@ class DenoiserConfig:
     Attributes:
         in_channels: image and mask channels together; 2 is one grey image and one mask.
         widths: feature channels of each resolution level, from fine to coarse.
-        blocks: residual blocks a level, in the encoder and again in the decoder.
+        blocks: residual blocks of each level, or of all, in the encoder and again in the decoder.
         patch: space-to-depth factor of the stem.
         embedding: channels of the timestep embedding.
         steps: timesteps of the training schedule; timesteps are given in [0, steps - 1].
@@ -42,10 +42,17 @@ class DenoiserConfig:
 
     in_channels: int = 2
     widths: tuple[int, ...] = (24, 56, 112, 176, 176)
-    blocks: int = 2
+    blocks: int | tuple[int, ...] = (2, 2, 2, 2, 1)
     patch: int = 2
     embedding: int = 192
     steps: int = 700
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Residual blocks of each level."""
+        if isinstance(self.blocks, int):
+            return (self.blocks,) * len(self.widths)
+        return self.blocks
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-ready values."""
@@ -54,7 +61,10 @@ class DenoiserConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DenoiserConfig:
         """The inverse of :meth:`to_dict`."""
-        return cls(**{**values, "widths": tuple(values["widths"])})
+        blocks = values.get("blocks", cls.blocks)
+        if not isinstance(blocks, int):
+            blocks = tuple(blocks)
+        return cls(**{**values, "widths": tuple(values["widths"]), "blocks": blocks})
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -193,14 +203,14 @@ class Denoiser(nn.Module):
         self.stem = MPConv(pixels + 1, widths[0], 3)
         self.encoder = nn.ModuleList()
         channels = widths[0]
-        for width in widths:
-            self.encoder.append(Level(channels, width, config.blocks, emb))
+        for width, depth in zip(widths, config.depths, strict=True):
+            self.encoder.append(Level(channels, width, depth, emb))
             channels = width
         self.decoder = nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
             if i != len(widths) - 1:
                 channels += width  # the skip connection
-            self.decoder.append(Level(channels, width, config.blocks, emb))
+            self.decoder.append(Level(channels, width, config.depths[i], emb))
             channels = width
         self.head = MPConv(channels, pixels, 3)
         self.head_gain = nn.Parameter(torch.zeros(()))

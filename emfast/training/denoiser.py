@@ -178,9 +178,10 @@ class DenoiserTask:
 
 def _is_shallower(network: dict[str, Any], config: DenoiserConfig) -> bool:
     """Whether a network lacks the coarsest level of another, and nothing else."""
-    *widths, coarsest = config.widths
-    lacking = replace(config, widths=tuple(widths))
-    return widths[-1:] == [coarsest] and DenoiserConfig.from_dict(network) == lacking
+    fewer = DenoiserConfig.from_dict(network)
+    fewer = replace(fewer, blocks=fewer.depths)
+    lacking = replace(config, widths=config.widths[:-1], blocks=config.depths[:-1])
+    return fewer == lacking and fewer.widths[-1] == config.widths[-1]
 
 
 def train_denoiser(

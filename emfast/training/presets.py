@@ -103,7 +103,7 @@ class DenoiserSettings(Settings):
 
     Attributes:
         widths: feature channels of each resolution level.
-        blocks: residual blocks a level.
+        blocks: residual blocks of each level, or of all.
         patch: space-to-depth factor of the stem.
         steps: timesteps of the schedule.
         prediction: what the network predicts.
@@ -114,7 +114,7 @@ class DenoiserSettings(Settings):
     """
 
     widths: tuple[int, ...]
-    blocks: int
+    blocks: int | tuple[int, ...]
     patch: int
     steps: int
     prediction: Literal["epsilon", "v_prediction"]
@@ -125,7 +125,10 @@ class DenoiserSettings(Settings):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        return super().from_dict({**values, "widths": tuple(values["widths"])})
+        blocks = values["blocks"]
+        if not isinstance(blocks, int):
+            blocks = tuple(blocks)
+        return super().from_dict({**values, "widths": tuple(values["widths"]), "blocks": blocks})
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ DENOISER_PRESETS = {
         precision="bf16",  # The tutorial's mixed precision, with a type that needs no loss scaling.
         seed=0,
         widths=(24, 56, 112, 176, 176),
-        blocks=2,
+        blocks=(2, 2, 2, 2, 1),
         patch=2,
         steps=700,
         prediction="epsilon",
@@ -190,7 +193,7 @@ DENOISER_PRESETS = {
         precision="bf16",
         seed=0,
         widths=(24, 56, 112, 176, 176),
-        blocks=2,
+        blocks=(2, 2, 2, 2, 1),
         patch=2,
         steps=700,
         prediction="v_prediction",

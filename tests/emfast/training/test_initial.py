@@ -68,7 +68,7 @@ def test_a_denoiser_with_another_level_begins_as_the_one_that_lacks_it(
     first: Path, tmp_path: Path
 ) -> None:
     trained = load_trained(first, "denoiser")
-    deep = SETTINGS.override(widths=(16, 16, 16))
+    deep = SETTINGS.override(widths=(16, 16, 16), blocks=(1, 1, 2))
     shallow, deeper = (
         DenoiserTask(settings, STACK, torch.device("cpu"), trained).network
         for settings in (SETTINGS, deep)
