@@ -6,7 +6,8 @@ consistently typed, as strongly typed engines need it. Kept in FP32 are
 * what is computed without an image: the timestep embedding. Its cosines of large angles need the
   digits, and it holds a few numbers an image, so that it costs nothing. In FP16 it nearly doubled
   the largest error of a trained denoiser at late timesteps (0.0038 instead of 0.0022 of the
-  output's scale); the first and the last convolution in FP32 changed nothing, and are FP16;
+  output's scale); the first and the last convolution in FP32 changed nothing, and are FP16. What is
+  looked up in a table of constants and used in FP16 is stored so: nothing is computed in between;
 * normalisations, which sum squares over a whole image and overflow FP16 where activations exceed
   256, and softmax, which exponentiates;
 * what follows the last convolutions: FP16 has 11 bits, so that a probability of 0.9998 would
@@ -38,6 +39,8 @@ SENSITIVE = (
     "ReduceSum",
     "Softmax",
 )
+# They give numbers of their first input as they are.
+MOVING = ("Gather", "GatherND", "Reshape", "Split", "Squeeze", "Unsqueeze")
 # Inputs of a floating type that does not follow that of the operation: the scales of Resize.
 INDEPENDENT = {("Resize", 1), ("Resize", 2)}
 IMAGE_RANK = 4
@@ -103,6 +106,12 @@ def _kept_nodes(graph: ir.Graph, images: list[ir.Value]) -> set[ir.Node]:
         if node.op_type not in LINEAR and not after_last.isdisjoint(node.outputs):
             kept.add(node)
             after_last.update(value for value in node.inputs if value is not None)
+    outputs = set(graph.outputs)
+    for node in reversed(graph):
+        if node.op_type in MOVING and outputs.isdisjoint(node.outputs):
+            users = {user for value in node.outputs for user in value.consumers()}
+            if kept.isdisjoint(users):
+                kept.discard(node)
     return kept
 
 

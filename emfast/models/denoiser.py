@@ -41,7 +41,7 @@ class DenoiserConfig:
     """
 
     in_channels: int = 2
-    widths: tuple[int, ...] = (24, 56, 112, 176, 176)
+    widths: tuple[int, ...] = (24, 56, 112, 176, 128)
     blocks: int | tuple[int, ...] = (2, 2, 2, 2, 1)
     patch: int = 2
     embedding: int = 192
@@ -270,21 +270,17 @@ def deepen(weights: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor
     """The weights of a trained denoiser for one with a coarser level more, which draws the same.
 
     The new level starts as ``network`` has it, and what it adds to the level above with weight 0.
+    It is as wide as that one, or features of the level above are scaled a little differently than
+    they were trained (:func:`mp_cat_factors`).
 
     Args:
         weights: of a denoiser whose ``widths`` lack the last of ``network``'s.
-        network: whose two coarsest levels are equally wide, so that their features count alike
-            beside each other (:func:`mp_cat_factors` are 1).
+        network: whose state is not changed.
 
     Returns:
         A state that ``network`` loads.
-
-    Raises:
-        ValueError: two coarsest levels of different widths.
     """
     *_, width, coarsest = network.config.widths
-    if width != coarsest:
-        raise ValueError(f"the coarsest levels have {width} and {coarsest} channels, not as many")
     state = dict(network.state_dict())
     for key, value in weights.items():
         part, _, rest = key.partition(".")
@@ -295,7 +291,7 @@ def deepen(weights: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor
     # The first block of the level above sees the new level's features, then its own.
     conv, skip = (f"decoder.1.0.{name}.weight" for name in ("conv1", "skip"))
     own = state[conv]
-    state[conv] = torch.cat([torch.zeros_like(own), own], dim=1)
-    same = torch.eye(width, dtype=own.dtype)
-    state[skip] = normalize_weight(torch.cat([torch.zeros_like(same), same], 1))[:, :, None, None]
+    state[conv] = torch.cat([own.new_zeros(width, coarsest, *own.shape[2:]), own], dim=1)
+    same = torch.cat([torch.zeros(width, coarsest), torch.eye(width)], dim=1)
+    state[skip] = normalize_weight(same)[:, :, None, None]
     return state

@@ -179,9 +179,8 @@ class DenoiserTask:
 def _is_shallower(network: dict[str, Any], config: DenoiserConfig) -> bool:
     """Whether a network lacks the coarsest level of another, and nothing else."""
     fewer = DenoiserConfig.from_dict(network)
-    fewer = replace(fewer, blocks=fewer.depths)
     lacking = replace(config, widths=config.widths[:-1], blocks=config.depths[:-1])
-    return fewer == lacking and fewer.widths[-1] == config.widths[-1]
+    return replace(fewer, blocks=fewer.depths) == lacking
 
 
 def train_denoiser(

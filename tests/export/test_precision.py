@@ -175,3 +175,44 @@ def test_the_fp32_graph_is_left_as_it_was(fp32: onnx.ModelProto) -> None:
     before = fp32.SerializeToString(deterministic=True)
     to_fp16(fp32, half_io=True)
     assert fp32.SerializeToString(deterministic=True) == before
+
+
+class Lookup(nn.Module):
+    """A convolution whose results are scaled by a row of a table, with another that is output."""
+
+    table: Tensor
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, 2, 3, padding=1)
+        self.register_buffer("table", torch.rand(50, 4))
+        self.register_buffer("shift", torch.rand(50, 2))
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        row = timestep.long()
+        h = self.conv(x) * self.table[row][:, :, None, None]
+        result: Tensor = self.head(h) + self.shift[row][:, :, None, None]
+        return result
+
+
+def test_tables_are_stored_as_they_are_used() -> None:
+    example = torch.randn(2, 2, 8, 12), torch.tensor([3.0, 49.0])
+    inputs = [
+        TensorSpec("x", "float32", FREE, ""),
+        TensorSpec("timestep", "float32", ("batch",), ""),
+    ]
+    fp32 = to_onnx(Lookup().eval(), example, inputs, [TensorSpec("y", "float32", FREE, "")])
+    fp16 = to_fp16(fp32)
+    types = {tuple(t.dims): t.data_type for t in fp16.graph.initializer if t.dims[:1] == [50]}
+    assert types == {(50, 4): TensorProto.FLOAT16, (50, 2): TensorProto.FLOAT}
+    x, timestep = (tensor.numpy() for tensor in example)
+    expected, got = (
+        onnxruntime.InferenceSession(m.SerializeToString()).run(
+            None, {"x": x, "timestep": timestep}
+        )
+        for m in (fp32, fp16)
+    )
+    np.testing.assert_allclose(got[0], expected[0], atol=3e-3)

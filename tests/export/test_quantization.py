@@ -213,3 +213,34 @@ def test_a_network_without_anything_to_quantize() -> None:
     model = export(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 1)))
     with pytest.raises(UserError, match="no convolution that INT8 suits"):
         to_int8(model, calibration(iterated=True))
+
+
+class Lookup(nn.Module):
+    """A convolution between rows of two tables."""
+
+    table: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 96, 3, padding=1)
+        self.register_buffer("table", torch.rand(700, 96) + 0.5)
+        self.register_buffer("scale", torch.rand(700, 2) + 0.5)
+        self.head = nn.Conv2d(96, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = x[:, 0, 0, 0].abs().clamp(max=6).mul(100).long()
+        h = self.conv(x * self.scale[row][:, :, None, None])
+        h = h * self.table[row][:, :, None, None]
+        result: Tensor = self.head(h)
+        return result
+
+
+def test_large_tables_are_stored_in_fp16() -> None:
+    int8 = to_int8(export(Lookup()), calibration())
+    types = {tuple(t.dims): t.data_type for t in int8.graph.initializer if t.dims[:1] == [700]}
+    assert types == {(700, 96): onnx.TensorProto.FLOAT16, (700, 2): onnx.TensorProto.FLOAT}
+    x = noise(3, 2, 16, 16, seed=9)
+    exact = run(export(Lookup()), x)
+    assert np.abs(run(int8, x) - exact).mean() < 0.02 * exact.std()

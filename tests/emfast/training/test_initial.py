@@ -69,15 +69,18 @@ def test_a_denoiser_with_another_level_begins_as_the_one_that_lacks_it(
 ) -> None:
     trained = load_trained(first, "denoiser")
     deep = SETTINGS.override(widths=(16, 16, 16), blocks=(1, 1, 2))
-    shallow, deeper = (
+    narrow = SETTINGS.override(widths=(16, 16, 8), blocks=(1, 1, 2))
+    shallow, deeper, narrower = (
         DenoiserTask(settings, STACK, torch.device("cpu"), trained).network
-        for settings in (SETTINGS, deep)
+        for settings in (SETTINGS, deep, narrow)
     )
     assert isinstance(deeper, Denoiser)
     deeper.normalize_weights()
     x, t = torch.randn(2, 2, 32, 32), torch.tensor([3.0, 17.0])
     with torch.no_grad():
-        assert_close(deeper(x, t), shallow(x, t), rtol=1e-3, atol=1e-3)
+        expected = shallow(x, t)
+        assert_close(deeper(x, t), expected, rtol=1e-3, atol=1e-3)
+        assert_close(narrower(x, t), expected, rtol=0, atol=0.2 * float(expected.std()))
     # The new level takes part from the first step on.
     train_denoiser(deep.override(iterations=2), STACK, {}, tmp_path / "deep", "cpu", first)
     begun, _ = load_checkpoint(tmp_path / "deep" / CHECKPOINT)
@@ -95,7 +98,7 @@ def test_a_run_goes_on_from_the_same_beginning_only(first: Path, tmp_path: Path)
 
 def test_what_a_denoiser_cannot_start_from(first: Path, tmp_path: Path) -> None:
     wide = SETTINGS.override(widths=(16, 24))
-    deep_and_wide = SETTINGS.override(widths=(16, 16, 24))
+    deep_and_wide = SETTINGS.override(widths=(16, 24, 24))
     noise = SETTINGS.override(schedule="linear", prediction="epsilon")
     both = wide.override(schedule="linear")
     small = SEGMENTER_PRESETS["default"].override(
