@@ -65,7 +65,8 @@ def denoiser_calibration(
         source: where they are from, in words.
     """
     batches = [noisy_batch(spec, x0, t) for t in timesteps(spec, TIMESTEPS)]
-    return Calibration(batches, f"{source}, at {len(batches)} timesteps", iterated=True)
+    text = f"{source}, at {len(batches)} timesteps"
+    return Calibration(batches, text, iterated=True, counter="timestep")
 
 
 def labels_check(spec: SegmenterSpec, stack: Stack, multiple: int) -> Check:
