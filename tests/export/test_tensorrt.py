@@ -451,7 +451,7 @@ def test_a_graph_that_is_not_the_manifests(denoiser: Bundle, changes: dict[str, 
 
 
 def test_sizes_that_the_network_cannot_run(denoiser: Bundle) -> None:
-    with pytest.raises(UserError, match=r"for batch 2, .*250 .*node_cat_1.* 30 and 31"):
+    with pytest.raises(UserError, match=r"for batch 2, .*250 .*node_cat_1.* 14 and 15"):
         build_bundle(denoiser, "fp16", Profile.fixed(2, 250, 250))
 
 

@@ -37,7 +37,7 @@ def summary(folder: Path) -> Summary:
 def test_the_command_on_the_card_repeats_the_set(tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     with Generator.open("epfl-denoiser", "onnxruntime-cpu", "int8", 2) as generator:
-        run_job(Job(3, 5, 2, (64, 48), 3, True, "ddim", 0.25), generator, first)
+        run_job(Job(3, 5, 2, (64, 32), 3, True, "ddim", 0.25), generator, first)
     text = (first / "README.md").read_text()
     (command,) = re.findall(r"^```\n(emfast generate .*?)\n```$", text, re.MULTILINE | re.DOTALL)
     words = [
