@@ -17,7 +17,7 @@ on the calibration's inputs. What was measured on the two networks of this proje
 * What is left of a denoiser's error is partly the same for all images of a timestep, and shifts the
   greys of a set. Its mean on the calibration's inputs is added to the output again.
 * Tables that are looked up, such as the factors of all timesteps, are stored in FP16: 11 bits are
-  finer than the 8 of what they scale, and a denoiser's are a third of its file.
+  finer than the 8 of what they scale, and in FP32 they would be half of a denoiser's file.
 * Entropy gave the same ranges as the extremes; percentiles made the segmenter's mean error larger,
   the denoiser's by a tenth smaller and its largest error larger.
 """

@@ -267,11 +267,11 @@ class Denoiser(nn.Module):
 
 
 def deepen(weights: Mapping[str, Tensor], network: Denoiser) -> dict[str, Tensor]:
-    """The weights of a trained denoiser for one with a coarser level more, which draws the same.
+    """The weights of a trained denoiser for one with a coarser level more.
 
-    The new level starts as ``network`` has it, and what it adds to the level above with weight 0.
-    It is as wide as that one, or features of the level above are scaled a little differently than
-    they were trained (:func:`mp_cat_factors`).
+    The new level starts as ``network`` has it, and what it adds to the level above with weight 0:
+    the prediction stays the same where both levels are equally wide. Where they are not, features
+    of the level above are scaled a little differently (:func:`mp_cat_factors`).
 
     Args:
         weights: of a denoiser whose ``widths`` lack the last of ``network``'s.
