@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "noise, linear schedule": {"schedule": "linear", "prediction": "epsilon"},
     "no flips and turns": {"dihedral": False},
     "large crops only": {"crops": ((256, 4),)},
+    "uniform timesteps": {"skew": (1.0, 1.0)},
     "no average of weights": {"ema": 0.0},
 }
 EXPORT_STEPS = 20
@@ -68,10 +69,8 @@ def make(
     name: str, stack: Stack, folder: Path, arguments: argparse.Namespace
 ) -> tuple[Path, dict[str, Any]]:
     """Train a design and draw its set; returns the set's folder and what the design costs."""
-    settings = replace(
-        DENOISER_PRESETS["default"],
-        **{"iterations": arguments.iterations, "sample_every": arguments.iterations},
-        **DESIGNS[name],
+    settings = DENOISER_PRESETS["default"].override(
+        iterations=arguments.iterations, sample_every=arguments.iterations, **DESIGNS[name]
     )
     data = {"slices": list(stack.names)}
     trainer = train_denoiser(settings, stack, data, folder / "run", arguments.device)

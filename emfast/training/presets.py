@@ -108,6 +108,9 @@ class DenoiserSettings(Settings):
         steps: timesteps of the schedule.
         prediction: what the network predicts.
         schedule: "cosine", shifted by 64 / 256 with zero terminal SNR, or "linear", the seed's.
+        skew: of the timesteps of each of ``crops``: t / steps = 1 - (1 - u)^skew with u uniform in
+            [0, 1). 1 is uniform, more draws more noise: 3 puts half of the timesteps into the
+            noisiest eighth.
         symmetric: channels from -1 to 1, as the seed paper has them, instead of standardised.
         dihedral: whether crops are flipped and turned by quarters.
         sample_every: iterations between the samples that are drawn during training.
@@ -119,6 +122,7 @@ class DenoiserSettings(Settings):
     steps: int
     prediction: Literal["epsilon", "v_prediction"]
     schedule: Literal["cosine", "linear"]
+    skew: tuple[float, ...]
     symmetric: bool
     dihedral: bool
     sample_every: int
@@ -128,7 +132,16 @@ class DenoiserSettings(Settings):
         blocks = values["blocks"]
         if not isinstance(blocks, int):
             blocks = tuple(blocks)
-        return super().from_dict({**values, "widths": tuple(values["widths"]), "blocks": blocks})
+        # Runs from before there was a skew drew every crop's timesteps uniformly.
+        skew = tuple(values.get("skew", [1.0] * len(values["crops"])))
+        widths = tuple(values["widths"])
+        return super().from_dict({**values, "widths": widths, "blocks": blocks, "skew": skew})
+
+    def override(self, **values: Any) -> Self:
+        """A copy with the values that are not None; new crops alone have uniform timesteps."""
+        if values.get("crops") is not None and values.get("skew") is None:
+            values["skew"] = (1.0,) * len(values["crops"])
+        return super().override(**values)
 
 
 @dataclass(frozen=True)
@@ -173,13 +186,15 @@ DENOISER_PRESETS = {
         steps=700,
         prediction="epsilon",
         schedule="linear",
+        skew=(1.0,),
         symmetric=True,
         dihedral=False,
         sample_every=1080,
     ),
     "default": DenoiserSettings(
-        # Small crops teach texture for a quarter of the cost; whole tiles every other iteration
-        # teach how their parts go together.
+        # How a tile's parts go together is decided where noise is high, and only whole tiles teach
+        # it; texture is decided where it is low, and small crops teach it for a quarter of the
+        # cost.
         crops=((128, 16), (256, 4)),
         iterations=20000,
         epochs=0,
@@ -198,6 +213,7 @@ DENOISER_PRESETS = {
         steps=700,
         prediction="v_prediction",
         schedule="cosine",
+        skew=(0.5, 3.0),
         symmetric=False,
         dihedral=True,
         sample_every=2000,

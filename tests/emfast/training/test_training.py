@@ -16,7 +16,12 @@ from torch import Tensor
 from emfast.data.stack import Stack
 from emfast.training.checkpoint import load_checkpoint, save_checkpoint
 from emfast.training.denoiser import DenoiserTask, train_denoiser
-from emfast.training.presets import DENOISER_PRESETS, SEGMENTER_PRESETS, SegmenterSettings
+from emfast.training.presets import (
+    DENOISER_PRESETS,
+    SEGMENTER_PRESETS,
+    DenoiserSettings,
+    SegmenterSettings,
+)
 from emfast.training.revision import revision
 from emfast.training.segmenter import SegmenterTask, train_segmenter
 from emfast.training.trainer import (
@@ -326,6 +331,41 @@ def test_learning_rates() -> None:
     paper: SegmenterSettings = SEGMENTER_PRESETS["paper"].override(iterations=300)
     rates = [learning_rate(paper, i) for i in (0, 99, 100, 200, 299)]
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6, 1e-6])
+
+
+def timesteps(task: DenoiserTask, iterations: range) -> np.ndarray[Any, Any]:
+    """As a share of all, what the network is given."""
+    seen: list[Tensor] = []
+    with task.network.register_forward_pre_hook(lambda _, given: seen.append(given[1])):
+        for iteration in iterations:
+            task.losses(iteration)
+    return torch.cat(seen).numpy() / task.settings.steps
+
+
+def test_timesteps_are_drawn_by_the_skew_of_their_crops(stack: Stack) -> None:
+    settings = DENOISER.override(
+        crops=((32, 64), (64, 64), (32, 64)), skew=(0.5, 1.0, 3.0), steps=1000
+    )
+    task = DenoiserTask(settings, stack, torch.device("cpu"))
+    for first, skew in enumerate(settings.skew):
+        drawn = timesteps(task, range(first, 6, 3))
+        # P(t <= q) = 1 - (1 - q)^(1 / skew); half a timestep and 1 of 128 draws are the error.
+        for share in (0.25, 0.5, 0.9):
+            expected = 1 - (1 - share) ** (1 / skew)
+            assert (drawn <= share).mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_other_crops_than_the_presets_have_uniform_timesteps() -> None:
+    default = DENOISER_PRESETS["default"]
+    assert default.override(crops=((64, 2),)).skew == (1.0,)
+    assert default.override(iterations=3).skew == default.skew
+    assert default.override(crops=((64, 2),), skew=(2.0,)).skew == (2.0,)
+
+
+def test_runs_from_before_the_skew_can_be_read() -> None:
+    values = DENOISER_PRESETS["default"].to_dict()
+    del values["skew"]
+    assert DenoiserSettings.from_dict(values).skew == (1.0, 1.0)
 
 
 def test_the_average_has_the_asked_width() -> None:
