@@ -121,8 +121,10 @@ class DenoiserTask:
         # Timesteps are spread evenly over the batch, which lowers the variance of the loss.
         rng = generator(self.settings.seed, iteration, TIMESTEPS)
         spread = (rng.random() + np.arange(len(x0))) / len(x0) % 1
-        spread = 1 - (1 - spread) ** self.settings.skew[iteration % len(self.settings.crops)]
-        timestep = torch.from_numpy((spread * self.settings.steps).astype(np.int64))
+        skewed = 1 - (1 - spread) ** self.settings.skew[iteration % len(self.settings.crops)]
+        # Close to 1 it rounds to 1, which is no timestep.
+        index = np.minimum(skewed * self.settings.steps, self.settings.steps - 1)
+        timestep = torch.from_numpy(index.astype(np.int64))
         timestep = timestep.to(self.device)
         noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(self.device)
         signal, sigma = (v[timestep][:, None, None, None] for v in (self._signal, self._sigma))

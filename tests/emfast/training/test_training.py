@@ -355,6 +355,12 @@ def test_timesteps_are_drawn_by_the_skew_of_their_crops(stack: Stack) -> None:
             assert (drawn <= share).mean() == pytest.approx(expected, abs=0.02)
 
 
+def test_the_last_timestep_is_the_highest(stack: Stack) -> None:
+    settings = DENOISER.override(crops=((32, 2),), skew=(1000.0,))
+    task = DenoiserTask(settings, stack, torch.device("cpu"))
+    assert np.median(timesteps(task, range(20))) == (settings.steps - 1) / settings.steps
+
+
 def test_other_crops_than_the_presets_have_uniform_timesteps() -> None:
     default = DENOISER_PRESETS["default"]
     assert default.override(crops=((64, 2),)).skew == (1.0,)
