@@ -127,6 +127,11 @@ class DenoiserSettings(Settings):
     dihedral: bool
     sample_every: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.skew) != len(self.crops):
+            raise UserError(f"{len(self.skew)} skews for {len(self.crops)} kinds of crops")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         blocks = values["blocks"]

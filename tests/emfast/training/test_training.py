@@ -368,6 +368,11 @@ def test_other_crops_than_the_presets_have_uniform_timesteps() -> None:
     assert default.override(crops=((64, 2),), skew=(2.0,)).skew == (2.0,)
 
 
+def test_every_kind_of_crops_needs_its_skew() -> None:
+    with pytest.raises(UserError, match="1 skews for 2 kinds of crops"):
+        DENOISER_PRESETS["default"].override(skew=(1.0,))
+
+
 def test_runs_from_before_the_skew_can_be_read() -> None:
     values = DENOISER_PRESETS["default"].to_dict()
     del values["skew"]
