@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,24 +99,27 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_stopped_it_goes_on(
-    cluster: Cluster, denoiser: Path, whole: dict[str, str], tmp_path: Path
-) -> None:
+def test_stopped_it_goes_on(cluster: Cluster, denoiser: Path, tmp_path: Path) -> None:
     told: list[str] = []
     out = tmp_path / "set"
+    # After the first of a shard's three batches: Ray 2.60 may abort this process where a task ends
+    # while it is cancelled.
+    job = replace(JOB, count=96)
     with (
-        meanwhile(out, 6, lambda: os.kill(os.getpid(), signal.SIGINT)),
+        meanwhile(out, 1, lambda: os.kill(os.getpid(), signal.SIGINT)),
         pytest.raises(KeyboardInterrupt),
     ):
-        draw_on_cluster("auto", JOB, out, str(denoiser), ENGINE, threads=1, tell=told.append)
+        draw_on_cluster("auto", job, out, str(denoiser), ENGINE, threads=1, tell=told.append)
     there = listed(out)
     assert told[-1].startswith("stopped; ") and "the same command goes on" in told[-1]
     assert not list(out.glob(".job.*"))
     time.sleep(0.5)
-    assert listed(out) == there < 48
-    result = draw_on_cluster("auto", JOB, out, str(denoiser), ENGINE, threads=2)
-    assert (result.drawn, result.found) == (48 - there, there)
-    assert digests(out) == whole
+    assert listed(out) == there < 96
+    result = draw_on_cluster("auto", job, out, str(denoiser), ENGINE, threads=2)
+    assert (result.drawn, result.found) == (96 - there, there)
+    with Generator.open(denoiser, ENGINE, threads=2) as generator:
+        run_job(job, generator, tmp_path / "whole")
+    assert digests(out) == digests(tmp_path / "whole")
 
 
 def test_a_finished_set_is_left_alone(cluster: Cluster, denoiser: Path, tmp_path: Path) -> None:
