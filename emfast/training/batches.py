@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,12 @@ def generator(seed: int, iteration: int, stream: int) -> np.random.Generator:
 
 
 def random_crops(
-    images: Uint8, masks: Uint8, side: int, batch: int, rng: np.random.Generator, dihedral: bool
+    images: Uint8,
+    masks: Uint8,
+    side: int,
+    batch: int,
+    rng: np.random.Generator,
+    symmetries: Sequence[int],
 ) -> Crops:
     """Square crops at random places of random slices: :func:`emfast.data.tiles.random_place`.
 
@@ -47,7 +53,7 @@ def random_crops(
         side: of the crops, in pixels.
         batch: number of crops.
         rng: source of all choices.
-        dihedral: whether each crop gets one of the 8 flips and quarter turns.
+        symmetries: numbers of :func:`flip_turn`, of which each crop gets one.
 
     Raises:
         UserError: the slices are smaller than the crops.
@@ -63,7 +69,7 @@ def random_crops(
     for i in range(batch):
         slices[i] = z = rng.integers(count)
         y, x = (random_place(length, side, rng) for length in (height, width))
-        symmetry = int(rng.integers(8)) if dihedral else 0
+        symmetry = symmetries[int(rng.integers(len(symmetries)))]
         for target, source in zip(crops, (images, masks), strict=True):
             target[i] = flip_turn(source[z, y : y + side, x : x + side], symmetry)
     return Crops(crops[0], crops[1], slices)

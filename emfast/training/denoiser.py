@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emfast.channels import clip_range, decode, encode, standard_channels, symmetric_channels
 from emfast.data.stack import Stack
@@ -38,6 +39,26 @@ def make_schedule(settings: DenoiserSettings) -> Schedule:
     if settings.schedule == "linear":
         return linear_schedule(settings.steps, settings.prediction)
     return cosine_schedule(settings.steps, settings.prediction)
+
+
+def coarse_error(difference: Tensor) -> Tensor:
+    """Squared means of a difference over squares of 2, 4, 8... pixels, times the squares' side.
+
+    An error of a wavelength of n pixels weighs about n times what it does in the mean squared
+    error. The prediction that makes both smallest is the same, the mean of what is possible.
+
+    Args:
+        difference: float32 (batch, channels, height, width). Squares are doubled as long as they
+            tile it.
+
+    Returns:
+        float32 (channels,), the sum over the sizes, each averaged over batch and squares.
+    """
+    total, side = difference.new_zeros(difference.shape[1]), 1
+    while all(length % 2 == 0 for length in difference.shape[2:]):
+        difference, side = functional.avg_pool2d(difference, 2), 2 * side
+        total = total + side * difference.square().mean(dim=(0, 2, 3))
+    return total
 
 
 class DenoiserTask:
@@ -112,7 +133,8 @@ class DenoiserTask:
             chosen = epoch_batch(len(self.images), batch, self.settings.seed, iteration)
             return self.images[chosen], self.masks[chosen]
         rng = generator(self.settings.seed, iteration, CROPS)
-        crops = random_crops(self.images, self.masks, side, batch, rng, self.settings.dihedral)
+        symmetries = self.settings.symmetries
+        crops = random_crops(self.images, self.masks, side, batch, rng, symmetries)
         return crops.images, crops.masks
 
     def losses(self, iteration: int) -> dict[str, Tensor]:
@@ -132,11 +154,17 @@ class DenoiserTask:
         if self.settings.prediction == "v_prediction":
             target = signal * noise - sigma * x0
         x = (signal * x0 + sigma * noise).contiguous(memory_format=self._layout)
-        error = (self.network(x, timestep.float()) - target).square().mean(dim=(0, 2, 3))
+        difference = self.network(x, timestep.float()) - target
+        error = difference.square().mean(dim=(0, 2, 3))
         kinds = [c.kind for c in self.channels]
         image = error[[i for i, k in enumerate(kinds) if k == "image"]].mean()
         mask = error[[i for i, k in enumerate(kinds) if k == "mask"]].mean()
-        return {"loss": error.mean(), "image": image, "mask": mask}
+        weights = error.new_tensor(
+            [self.settings.mask_weight if kind == "mask" else 1.0 for kind in kinds]
+        )
+        if self.settings.coarse:
+            error = error + self.settings.coarse * coarse_error(difference)
+        return {"loss": (weights * error).sum() / weights.sum(), "image": image, "mask": mask}
 
     def after_step(self) -> None:
         assert isinstance(self.network, Denoiser)

@@ -107,13 +107,13 @@ class Pool:
         Arguments and errors as for :func:`~emfast.training.batches.random_crops`.
         """
         if len(self._images) == 1:
-            return random_crops(self._images[0], self._masks[0], side, batch, rng, True)
+            return random_crops(self._images[0], self._masks[0], side, batch, rng, range(8))
         chosen = rng.choice(len(self._images), size=batch, p=self._shares / self._shares.sum())
         parts, first = [], 0
         for number, (images, masks) in enumerate(zip(self._images, self._masks, strict=True)):
             count = int((chosen == number).sum())
             if count:
-                part = random_crops(images, masks, side, count, rng, True)
+                part = random_crops(images, masks, side, count, rng, range(8))
                 parts.append(part._replace(slices=part.slices + first))
             first += len(images)
         return Crops(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
