@@ -216,8 +216,8 @@ DENOISER_PRESETS = {
     "default": DenoiserSettings(
         # How a tile's parts go together is decided where noise is high, and only whole tiles teach
         # it; texture is decided where it is low, and small crops teach it for a quarter of the
-        # cost.
-        crops=((128, 16), (256, 4)),
+        # cost. It is learned long before the layout of tiles, which an iteration sees four of.
+        crops=((128, 16), (256, 4), (256, 4), (256, 4)),
         iterations=20000,
         epochs=0,
         learning_rate=1e-2,
@@ -235,7 +235,7 @@ DENOISER_PRESETS = {
         steps=700,
         prediction="v_prediction",
         schedule="cosine",
-        skew=(0.5, 3.0),
+        skew=(0.5, 3.0, 3.0, 3.0),
         # A tile's area of mitochondria and its mean grey are decided where noise is high, by means
         # over many pixels. Of the error of pixels, most of which nothing can predict there, they
         # are a thousandth part, and were learned too weakly.
