@@ -1,6 +1,6 @@
 """Finding, for an image, the most similar place in real slices: has it been copied?
 
-Every place of every slice is tried, in the 8 flips and quarter turns that the training draws from.
+Every place of every slice is tried, in the 8 flips and quarter turns that a training may draw from.
 Similarity is the normalised cross-correlation (the correlation coefficient of the grey levels), in
 [-1, 1], which no change of brightness or contrast affects.
 

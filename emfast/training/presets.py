@@ -216,8 +216,8 @@ DENOISER_PRESETS = {
     "default": DenoiserSettings(
         # How a tile's parts go together is decided where noise is high, and only whole tiles teach
         # it; texture is decided where it is low, and small crops teach it for a quarter of the
-        # cost. It is learned long before the layout of tiles, which an iteration sees four of.
-        crops=((128, 16), (256, 4), (256, 4), (256, 4)),
+        # cost.
+        crops=((128, 16), (256, 4)),
         iterations=20000,
         epochs=0,
         learning_rate=1e-2,
@@ -235,16 +235,16 @@ DENOISER_PRESETS = {
         steps=700,
         prediction="v_prediction",
         schedule="cosine",
-        skew=(0.5, 3.0, 3.0, 3.0),
+        skew=(0.5, 3.0),
         # A tile's area of mitochondria and its mean grey are decided where noise is high, by means
         # over many pixels. Of the error of pixels, most of which nothing can predict there, they
-        # are a thousandth part, and were learned too weakly.
+        # are a small part, and alone they are learned too weakly.
         coarse=0.125,
-        # With few objects, a mask's variance is a fifth of the image's.
+        # With 6 % of objects, a mask's variance is a fifth of the image's.
         mask_weight=4.0,
         symmetric=False,
-        # Upright and turned by a half. A stack's blur and cells have a direction: by the report's
-        # features its mirror image is as far from it as a poor synthetic set.
+        # Upright and turned by a half: a stack's cells and blur have a direction, and its mirror
+        # image is another tissue to a feature network (docs/designs.md).
         symmetries=(0, 2),
         sample_every=2000,
     ),
