@@ -52,7 +52,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "all flips and turns": {"symmetries": tuple(range(8))},
     "no flips and turns": {"symmetries": (0,)},
     "large crops only": {"crops": ((256, 4),)},
-    "uniform timesteps": {"timesteps": ((1.0, 1.0), (1.0, 1.0))},
+    "uniform timesteps": {"skew": (1.0, 1.0)},
     "errors of pixels alone": {"coarse": 0.0},
     "masks weigh as images": {"mask_weight": 1.0},
     "no average of weights": {"ema": 0.0},

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import beta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -144,10 +143,9 @@ class DenoiserTask:
         # Timesteps are spread evenly over the batch, which lowers the variance of the loss.
         rng = generator(self.settings.seed, iteration, TIMESTEPS)
         spread = (rng.random() + np.arange(len(x0))) / len(x0) % 1
-        shape = self.settings.timesteps[iteration % len(self.settings.crops)]
+        skewed = 1 - (1 - spread) ** self.settings.skew[iteration % len(self.settings.crops)]
         # Close to 1 it rounds to 1, which is no timestep.
-        drawn = beta.ppf(spread, *shape) * self.settings.steps
-        index = np.minimum(drawn, self.settings.steps - 1)
+        index = np.minimum(skewed * self.settings.steps, self.settings.steps - 1)
         timestep = torch.from_numpy(index.astype(np.int64))
         timestep = timestep.to(self.device)
         noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32)).to(self.device)

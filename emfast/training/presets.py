@@ -108,9 +108,9 @@ class DenoiserSettings(Settings):
         steps: timesteps of the schedule.
         prediction: what the network predicts.
         schedule: "cosine", shifted by 64 / 256 with zero terminal SNR, or "linear", the seed's.
-        timesteps: how those of each of ``crops`` are drawn: t / steps has the beta distribution of
-            these two parameters. (1, 1) is uniform, a larger first one draws more noise, a larger
-            second one less.
+        skew: of the timesteps of each of ``crops``: t / steps = 1 - (1 - u)^skew with u uniform in
+            [0, 1). 1 is uniform, more draws more noise: 3 puts half of the timesteps into the
+            noisiest eighth.
         coarse: weight of an error's means over squares of 2, 4, 8... pixels beside its pixels, for
             each pixel of the square's side; 0 for pixels alone.
         mask_weight: weight of the error of mask channels beside that of image channels.
@@ -126,7 +126,7 @@ class DenoiserSettings(Settings):
     steps: int
     prediction: Literal["epsilon", "v_prediction"]
     schedule: Literal["cosine", "linear"]
-    timesteps: tuple[tuple[float, float], ...]
+    skew: tuple[float, ...]
     coarse: float
     mask_weight: float
     symmetric: bool
@@ -135,11 +135,8 @@ class DenoiserSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.timesteps) != len(self.crops):
-            raise UserError(
-                f"{len(self.timesteps)} distributions of timesteps for {len(self.crops)} kinds of "
-                "crops"
-            )
+        if len(self.skew) != len(self.crops):
+            raise UserError(f"{len(self.skew)} skews for {len(self.crops)} kinds of crops")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -147,23 +144,20 @@ class DenoiserSettings(Settings):
         if not isinstance(blocks, int):
             blocks = tuple(blocks)
         # What runs from before these settings did.
-        skews = values.get("skew", [1.0] * len(values["crops"]))
         before: dict[str, Any] = {
-            # A power of uniform numbers, once: 1 - (1 - u)^skew.
-            "timesteps": [(1.0, 1 / skew) for skew in skews],
+            "skew": [1.0] * len(values["crops"]),
             "coarse": 0.0,
             "mask_weight": 1.0,
             "symmetries": range(8) if values.get("dihedral") else [0],
         }
         values = before | values
-        tuples = {key: tuple(values[key]) for key in ("widths", "symmetries")}
-        timesteps = tuple((float(a), float(b)) for a, b in values["timesteps"])
-        return super().from_dict({**values, **tuples, "timesteps": timesteps, "blocks": blocks})
+        tuples = {key: tuple(values[key]) for key in ("widths", "skew", "symmetries")}
+        return super().from_dict({**values, **tuples, "blocks": blocks})
 
     def override(self, **values: Any) -> Self:
         """A copy with the values that are not None; new crops alone have uniform timesteps."""
-        if values.get("crops") is not None and values.get("timesteps") is None:
-            values["timesteps"] = ((1.0, 1.0),) * len(values["crops"])
+        if values.get("crops") is not None and values.get("skew") is None:
+            values["skew"] = (1.0,) * len(values["crops"])
         return super().override(**values)
 
 
@@ -212,7 +206,7 @@ DENOISER_PRESETS = {
         steps=700,
         prediction="epsilon",
         schedule="linear",
-        timesteps=((1.0, 1.0),),
+        skew=(1.0,),
         coarse=0.0,
         mask_weight=1.0,
         symmetric=True,
@@ -241,7 +235,7 @@ DENOISER_PRESETS = {
         steps=700,
         prediction="v_prediction",
         schedule="cosine",
-        timesteps=((0.7, 3.0), (6.0, 1.0)),
+        skew=(0.5, 3.0),
         # A tile's area of mitochondria and its mean grey are decided where noise is high, by means
         # over many pixels. Of the error of pixels, most of which nothing can predict there, they
         # are a small part, and alone they are learned too weakly.

@@ -28,47 +28,42 @@ def timesteps(task: DenoiserTask, iterations: range) -> np.ndarray[Any, Any]:
     return torch.cat(seen).numpy() / task.settings.steps
 
 
-def test_timesteps_are_drawn_by_the_distribution_of_their_crops(stack: Stack) -> None:
-    shares = {
-        (1.0, 1.0): lambda q: q,
-        (3.0, 1.0): lambda q: q**3,
-        (1.0, 0.5): lambda q: 1 - (1 - q) ** 0.5,
-        (2.0, 2.0): lambda q: q**2 * (3 - 2 * q),
-    }
-    settings = DENOISER.override(crops=((32, 64),) * 4, timesteps=tuple(shares), steps=1000)
+def test_timesteps_are_drawn_by_the_skew_of_their_crops(stack: Stack) -> None:
+    settings = DENOISER.override(
+        crops=((32, 64), (64, 64), (32, 64)), skew=(0.5, 1.0, 3.0), steps=1000
+    )
     task = DenoiserTask(settings, stack, torch.device("cpu"))
-    for first, share in enumerate(shares.values()):
-        drawn = timesteps(task, range(first, 8, 4))
-        # Half a timestep and 1 of 128 draws are the error.
-        for q in (0.25, 0.5, 0.9):
-            assert (drawn <= q).mean() == pytest.approx(share(q), abs=0.02)
+    for first, skew in enumerate(settings.skew):
+        drawn = timesteps(task, range(first, 6, 3))
+        # P(t <= q) = 1 - (1 - q)^(1 / skew); half a timestep and 1 of 128 draws are the error.
+        for share in (0.25, 0.5, 0.9):
+            expected = 1 - (1 - share) ** (1 / skew)
+            assert (drawn <= share).mean() == pytest.approx(expected, abs=0.02)
 
 
 def test_the_last_timestep_is_the_highest(stack: Stack) -> None:
-    settings = DENOISER.override(crops=((32, 2),), timesteps=((1.0, 0.001),))
+    settings = DENOISER.override(crops=((32, 2),), skew=(1000.0,))
     task = DenoiserTask(settings, stack, torch.device("cpu"))
     assert np.median(timesteps(task, range(20))) == (settings.steps - 1) / settings.steps
 
 
 def test_other_crops_than_the_presets_have_uniform_timesteps() -> None:
     default = DENOISER_PRESETS["default"]
-    assert default.override(crops=((64, 2),)).timesteps == ((1, 1),)
-    assert default.override(iterations=3).timesteps == default.timesteps
-    assert default.override(crops=((64, 2),), timesteps=((2, 1),)).timesteps == ((2, 1),)
+    assert default.override(crops=((64, 2),)).skew == (1.0,)
+    assert default.override(iterations=3).skew == default.skew
+    assert default.override(crops=((64, 2),), skew=(2.0,)).skew == (2.0,)
 
 
-def test_every_kind_of_crops_needs_its_timesteps() -> None:
-    with pytest.raises(UserError, match="1 distributions of timesteps for 2 kinds of crops"):
-        DENOISER_PRESETS["default"].override(timesteps=((1, 1),))
+def test_every_kind_of_crops_needs_its_skew() -> None:
+    with pytest.raises(UserError, match="1 skews for 2 kinds of crops"):
+        DENOISER_PRESETS["default"].override(skew=(1.0,))
 
 
 def test_runs_from_before_their_settings_can_be_read() -> None:
     values = DENOISER_PRESETS["default"].to_dict()
-    del values["timesteps"], values["coarse"], values["mask_weight"], values["symmetries"]
+    del values["skew"], values["coarse"], values["mask_weight"], values["symmetries"]
     settings = DenoiserSettings.from_dict({**values, "dihedral": True})
-    assert settings.timesteps == ((1, 1), (1, 1))
-    skewed = DenoiserSettings.from_dict({**values, "skew": [0.5, 4.0]})
-    assert skewed.timesteps == ((1, 2), (1, 0.25))
+    assert settings.skew == (1.0, 1.0)
     assert (settings.coarse, settings.mask_weight) == (0, 1)
     assert settings.symmetries == tuple(range(8))
     assert DenoiserSettings.from_dict({**values, "dihedral": False}).symmetries == (0,)
@@ -77,7 +72,7 @@ def test_runs_from_before_their_settings_can_be_read() -> None:
 def test_crops_get_the_symmetries_of_the_settings(stack: Stack) -> None:
     # Of 64 crops, each of two symmetries is missing once in 2^64 times.
     for symmetries in ((0,), (2,), (0, 2)):
-        settings = replace(DENOISER, crops=((96, 64),), symmetries=symmetries)
+        settings = replace(DENOISER, crops=((96, 64),), skew=(1.0,), symmetries=symmetries)
         images, masks = DenoiserTask(settings, stack, torch.device("cpu"))._batch(0)
         for crops, slices in ((images, stack.images), (masks, stack.labels())):
             expected = {flip_turn(whole, n).tobytes() for whole in slices for n in symmetries}
