@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from emfast.benchmark.table import machine_line, markdown_table
 from emfast.channels import decode, encode
 from emfast.diffusion.noise import normal_noise
 from emfast.diffusion.samplers import Trajectory
+from emfast.diffusion.spec import DenoiserSpec
 from emfast.quality.feature_distance import frechet_distance
 from emfast.quality.features import FeatureNetwork
 from emfast.quality.sets import open_labelled, read_real
@@ -40,8 +42,10 @@ REAL_TILES = 2000
 SEEN = 135
 GAP = 5
 TIMESTEPS = (12, 35, 70, 130, 450, 620)
+# As the sets of the cards are drawn.
+PRECISION = "int8"
+REUSE = 3
 
-Array = npt.NDArray[np.float32]
 Uint8 = npt.NDArray[np.uint8]
 
 
@@ -70,13 +74,11 @@ class Row:
 
 
 def redraw(
-    generator: Generator, images: Uint8, masks: Uint8, timestep: int, reuse: int
+    spec: DenoiserSpec, denoiser: DividedDenoiser, images: Uint8, masks: Uint8, timestep: int
 ) -> tuple[Uint8, Uint8]:
     """Noise tiles to a timestep and draw them from there, with the noise of seed 0."""
-    spec = generator.spec
     sampler = spec.sampler()
     signal = spec.schedule.alphas_cumprod[timestep]
-    divided = DividedDenoiser(generator.engine) if reuse > 1 else None
     drawn = []
     for first in range(0, len(images), BATCH):
         part = slice(first, first + BATCH)
@@ -85,8 +87,8 @@ def redraw(
         shape = clean.shape[1:]
         x = np.sqrt(signal) * clean
         x += np.sqrt(1 - signal) * normal_noise(0, indices, spec.schedule.steps, shape)
-        x = np.ascontiguousarray(x, dtype=np.float32)
-        network = FeatureReuse(divided, reuse) if divided else generator.engine
+        x = x.astype(np.float32)
+        network = FeatureReuse(denoiser, REUSE)
         trajectory = Trajectory(sampler, x.shape)
         for step in sampler.steps:
             if step.timestep > timestep:
@@ -96,9 +98,12 @@ def redraw(
             noise = normal_noise(0, indices, step.timestep, shape)
             trajectory.step(step, x, prediction.astype(np.float32, copy=False), noise)
         drawn.append(x)
-    if divided:
-        divided.close()
     return decode(spec.channels, np.concatenate(drawn))
+
+
+def slope(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> float:
+    """Of the line that fits y on x best."""
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -109,21 +114,24 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     with (
         FeatureNetwork.open() as features,
-        Generator.open(arguments.model, "auto", arguments.precision, batch=BATCH) as generator,
+        Generator.open(arguments.model, "openvino", PRECISION, batch=BATCH) as generator,
+        closing(DividedDenoiser(generator.engine)) as denoiser,
     ):
         real = features(tiles.images)
         mean = real.mean(axis=0)
         directions = np.linalg.eigh(np.cov(real.T))[1][:, :-3:-1]
-        # Mitochondria are on the negative side.
         area = (masks > 0).mean(axis=(1, 2))
-        directions[:, 0] *= -np.sign(np.corrcoef((real - mean) @ directions[:, 0], area)[0, 1])
+        along = np.corrcoef((real - mean) @ directions[:, 0], area)[0, 1]
+        print(f"correlation of area and first direction: {abs(along):.2f}", flush=True)
+        # Tiles with more mitochondria are on its negative side.
+        directions[:, 0] *= -np.sign(along)
         for name, pool in (("seen", slices < SEEN), ("unseen", slices >= SEEN + GAP)):
             places = np.flatnonzero(pool)
             chosen = rng.choice(places, min(arguments.count, len(places)), replace=False)
             before = (real[chosen] - mean) @ directions
             for timestep in arguments.timesteps:
                 images, labels = redraw(
-                    generator, tiles.images[chosen], masks[chosen], timestep, arguments.reuse
+                    generator.spec, denoiser, tiles.images[chosen], masks[chosen], timestep
                 )
                 found = features(images)
                 after = (found - mean) @ directions
@@ -133,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[Row]:
                     timestep,
                     frechet_distance(found, real[chosen]),
                     float((after - before)[:, 0].mean()),
-                    tuple(float(np.polyfit(before[:, k], after[:, k], 1)[0]) for k in (0, 1)),
+                    (slope(before[:, 0], after[:, 0]), slope(before[:, 1], after[:, 1])),
                     float(share.mean()),
                     float(area[chosen].mean()),
                     float(np.corrcoef(share, area[chosen])[0, 1]),
@@ -173,18 +181,20 @@ def main() -> None:
     parser.add_argument("--model", default="epfl-denoiser")
     parser.add_argument("--count", type=int, default=96, help="tiles of either kind of slices")
     parser.add_argument("--timesteps", type=int, nargs="+", default=TIMESTEPS)
-    parser.add_argument("--precision", default="int8")
-    parser.add_argument("--reuse", type=int, default=3, help="steps that features are kept for")
     parser.add_argument("--out", type=Path, help="JSON with every number")
     arguments = parser.parse_args()
     rows = []
     for row in measure(arguments):
         rows.append(row)
         print(f"{row.slices} slices, from {row.timestep}: done", flush=True)
-    settings = {key: arguments.__dict__[key] for key in ("model", "count", "precision", "reuse")}
     report: dict[str, Any] = {
         "machine": machine_facts() | {"float32_matmul_gflops": round(matmul_rate() / 1e9, 1)},
-        "settings": settings,
+        "settings": {
+            "model": arguments.model,
+            "count": arguments.count,
+            "precision": PRECISION,
+            "reuse": REUSE,
+        },
     }
     print(f"{machine_line(report)}\n\n{table(rows)}")
     if arguments.out:
