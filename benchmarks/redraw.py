@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--model", default="epfl-denoiser")
     parser.add_argument("--count", type=int, default=96, help="tiles of either kind of slices")
     parser.add_argument("--timesteps", type=int, nargs="+", default=TIMESTEPS)
-    parser.add_argument("--out", type=Path, help="JSON with every number")
+    parser.add_argument("--out", type=Path, help="JSON of the table")
     arguments = parser.parse_args()
     rows = []
     for row in measure(arguments):
